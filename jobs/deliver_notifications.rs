@@ -61,6 +61,7 @@ fn is_none(count: &u64) -> bool {
 impl Job for DeliverNotifications {
     const KIND: &'static str = "deliver_notifications";
     const DESCRIPTION: &'static str = "send notifications to the web backend";
+    const DUE: Option<&'static str> = Some("SELECT min(next_at) AS at FROM notifications WHERE state = 'pending'");
     type Report = DeliverReport;
 
     fn key(&self) -> Option<String> {

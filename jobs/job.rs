@@ -99,6 +99,10 @@ pub trait Job: Serialize + DeserializeOwned + Send + 'static {
     const MAX_ATTEMPTS: u32 = 20;
     /// Runs at once in one process, unless the configuration says otherwise.
     const MAX_CONCURRENT: usize = 1;
+    /// A query of the earliest instant, in seconds, at which there is something to do: one row, one
+    /// column `at`, null for nothing. Workers enqueue the job then, beside its schedule. It must be
+    /// one look into an index, and a run must leave nothing due.
+    const DUE: Option<&'static str> = None;
     /// What a successful run found and did.
     type Report: Serialize + Send;
 

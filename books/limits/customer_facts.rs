@@ -7,10 +7,11 @@ use serde_json::json;
 
 use crate::limits::entitlement::{Entitlement, StoredEntitlement};
 use crate::limits::rating::{PeriodDays, StretchUsage};
-use crate::limits::settled::{OpenUsage, beyond_bill};
+use crate::limits::due::NEVER;
+use crate::limits::open_usage::{Edge, MeasuredAdds, MeasuredUsage, OpenDay};
+use crate::limits::settled::OpenUsage;
 use crate::limits::terms::{PlanFrom, TermsHistory};
-use crate::measured::accrual::Accrues;
-use crate::measured::by_day::{weight, weights_by_day};
+use crate::measured::by_day::{edges_from_now, weight, weights_by_day};
 use crate::store::connection::{Connection, Row, Value, params};
 use crate::store::error::BooksError;
 use crate::store::rows::{self, exact_sum, sum_of};
@@ -25,7 +26,9 @@ const SQL: &str = concat!(
     include_str!("customer_facts.sql"),
     "FROM (",
     weights_by_day!(),
-    ") d) AS measured\nFROM c"
+    ") d) AS measured,\n (SELECT json_group_array(json_array(meter, at, level_high, level_low, quantity_high, quantity_low)) FROM (",
+    edges_from_now!(),
+    ")) AS edges\nFROM c"
 );
 
 /// The facts that a decision rests on.
@@ -45,8 +48,12 @@ pub struct CustomerFacts {
     pub budgets: BTreeMap<String, OverageBudget>,
     /// Booked usage of the period, by meter.
     pub usage: BTreeMap<String, Quantity>,
-    /// What measurements add to it on open days of the period, by meter and day.
-    pub measured: BTreeMap<(String, Day), Quantity>,
+    /// What measurements add to it on open days of the period.
+    pub measured: MeasuredAdds,
+    /// The same later; none without a current period.
+    pub open: Option<MeasuredUsage>,
+    /// The next instant at which a period or a subscription begins or ends.
+    pub next_bound: i64,
     /// Every plan that the customer had. Budgets do not change what is included.
     pub history: TermsHistory,
     /// Booked usage by stretch of the history, if there is more than one in the period.
@@ -91,6 +98,8 @@ pub struct TurnRow {
     /// Where the backend must stop; none = nowhere.
     pub allowed_until: Option<i64>,
     pub reason: String,
+    /// The count at which the customer is decided anew.
+    pub decided_until: Option<i64>,
 }
 
 /// The facts about customers as they are stored.
@@ -111,21 +120,28 @@ pub struct StoredCustomer {
     pub facts: String,
     used: String,
     measured: String,
+    edges: String,
 }
 
 /// What was measured on an open day: meter, day, the parts of its weight, and the sum of the bill.
 #[derive(Deserialize)]
-struct MeasuredDay(String, Day, i64, i64, Option<String>);
+struct StoredDay(String, Day, i64, i64, Option<String>);
 
-impl MeasuredDay {
-    /// What it adds to the bill.
-    fn beyond_bill(&self, customer: &str, accrues: Accrues) -> Result<Quantity, BooksError> {
-        let Self(meter, day, high, low, billed) = self;
-        let wrong = |e| BooksError::Integrity(format!("measured usage of {customer}, {meter}, {day}: {e}"));
-        let measured = accrues.quantity(weight(*high, *low), *day).map_err(wrong)?;
+/// An edge: meter, instant, and the parts of the level and of the quantity.
+#[derive(Deserialize)]
+struct StoredEdge(String, i64, i64, i64, i64, i64);
+
+fn measured_usage(days: Vec<StoredDay>, edges: Vec<StoredEdge>) -> Result<(Vec<OpenDay>, Vec<Edge>), BooksError> {
+    let day = |StoredDay(meter, day, high, low, billed): StoredDay| {
         let billed = billed.as_deref().map(sum_of).transpose()?.unwrap_or_default();
-        Ok(beyond_bill(measured, billed))
-    }
+        Ok(OpenDay { meter, day, weight: weight(high, low), billed })
+    };
+    let edge = |StoredEdge(meter, at, high, low, quantity_high, quantity_low): StoredEdge| {
+        Edge { meter, at, level: weight(high, low), quantity: weight(quantity_high, quantity_low) }
+    };
+    let mut edges: Vec<Edge> = edges.into_iter().map(edge).collect();
+    edges.sort_by_key(|edge| edge.at);
+    Ok((days.into_iter().map(day).collect::<Result<_, BooksError>>()?, edges))
 }
 
 /// [`CustomerFacts::stored`]. Without a current period its columns are null.
@@ -140,19 +156,13 @@ struct Columns {
     last_day: Option<Day>,
     planned_last_day: Option<Day>,
     month_days: Option<i64>,
+    next_bound: Option<i64>,
     turn: Vec<TurnRow>,
     turn_before: Vec<TurnBefore>,
     budgets: BTreeMap<String, OverageBudget>,
     plans: Vec<PlanFrom>,
     advance: BTreeMap<String, i64>,
     decided: Vec<StoredEntitlement>,
-}
-
-impl CustomerFacts {
-    /// What measurements add to the bill in the period.
-    pub fn used_measured(&self, meter: &str) -> Quantity {
-        self.measured.iter().filter(|((of, _), _)| of == meter).map(|(_, adds)| *adds).sum()
-    }
 }
 
 /// Reads the facts about the customers `ids` at `now`, with their usage of `meters` and what was
@@ -180,6 +190,7 @@ pub async fn read(
             facts: row.get(1)?,
             used: row.get(2)?,
             measured: row.get(3)?,
+            edges: row.get(4)?,
         });
     }
     Ok(StoredFacts { newest_version: newest(0)?, newest_change: newest(1)?, customers })
@@ -201,28 +212,32 @@ pub async fn complete(
     c: &Connection,
     customers: Vec<StoredCustomer>,
     open: &OpenUsage,
+    now: i64,
 ) -> Result<BTreeMap<String, CustomerFacts>, BooksError> {
-    let facts = |customer: StoredCustomer| Ok((customer.id.clone(), parse(customer, open)?));
+    let facts = |customer: StoredCustomer| Ok((customer.id.clone(), parse(customer, open, now)?));
     let mut found = customers.into_iter().map(facts).collect::<Result<BTreeMap<_, _>, BooksError>>()?;
     add_stretches(c, &mut found).await?;
     Ok(found)
 }
 
-fn parse(customer: StoredCustomer, open: &OpenUsage) -> Result<CustomerFacts, BooksError> {
-    let StoredCustomer { id, facts: stored, used, measured } = customer;
+fn parse(customer: StoredCustomer, open: &OpenUsage, now: i64) -> Result<CustomerFacts, BooksError> {
+    let StoredCustomer { id, facts: stored, used, measured, edges } = customer;
     let wrong = |e: serde_json::Error| BooksError::Integrity(format!("facts about customer `{id}`: {e}"));
     let columns: Columns = serde_json::from_str(&stored).map_err(wrong)?;
     let used: BTreeMap<String, Option<String>> = serde_json::from_str(&used).map_err(wrong)?;
-    let measured: Vec<MeasuredDay> = serde_json::from_str(&measured).map_err(wrong)?;
-    let adds = measured.into_iter().filter_map(|of| {
-        let accrues = open.meters.get(&of.0)?;
-        Some(of.beyond_bill(&id, *accrues).map(|adds| ((of.0, of.1), adds)))
-    });
+    let measured: Vec<StoredDay> = serde_json::from_str(&measured).map_err(wrong)?;
+    let edges: Vec<StoredEdge> = serde_json::from_str(&edges).map_err(wrong)?;
+    let (measured_days, edges) = measured_usage(measured, edges)?;
     let days = columns.first_day.zip(columns.last_day);
     let period = columns.starts_at.zip(columns.ends_at).zip(days).map(|((start, end), (first, last))| {
         let days = PeriodDays::new(start, first, last, columns.planned_last_day, columns.month_days);
         CurrentPeriod { start, end, days }
     });
+    let read_on = i32::try_from(now.div_euclid(86_400)).ok().and_then(Day::from_epoch).unwrap_or(Day::EPOCH);
+    let open = columns.last_day.map(|last_day| {
+        MeasuredUsage { days: measured_days, edges, read_on, last_day, accrues: open.meters.clone() }
+    });
+    let adds = open.as_ref().map(|open| open.adds_at(now)).transpose();
     let decided = columns.decided.into_iter().map(|stored| {
         let decided = Entitlement::try_from(stored)?;
         Ok((decided.meter.clone(), decided))
@@ -237,7 +252,9 @@ fn parse(customer: StoredCustomer, open: &OpenUsage) -> Result<CustomerFacts, Bo
         turn: columns.turn,
         budgets: columns.budgets,
         usage: usage.collect::<Result<_, _>>()?,
-        measured: adds.filter(|of| !matches!(of, Ok((_, adds)) if adds.is_zero())).collect::<Result<_, _>>()?,
+        measured: adds.map_err(|e| BooksError::Integrity(format!("{id}: {e}")))?.unwrap_or_default(),
+        open,
+        next_bound: columns.next_bound.unwrap_or(NEVER),
         history: TermsHistory { plans: columns.plans, budgets: vec![] },
         stretches: StretchUsage::new(),
         advance: advance.collect(),

@@ -1,13 +1,20 @@
 -- Continues customers/customer_facts.sql, which is `c` here: ?2 is now, ?3 a JSON array of meters.
 -- `facts` is all that decides for a customer but usage, which is `used`: of each meter in the
 -- current period, as `exact_sum!` of store/rows.rs writes it. Each sum is one range of an index.
--- `measured` follows: what was measured on open days, with what is billed of them.
+-- `measured` and `edges` follow: what was measured on open days, with what is billed of them, and
+-- what runs from now on.
 SELECT c.id,
     json_object(
         'status', c.status, 'plan', c.plan, 'subscription', c.subscription,
         'starts_at', c.starts_at, 'ends_at', c.ends_at, 'first_day', c.first_day, 'last_day', c.last_day,
         'planned_last_day', c.planned_last_day, 'month_days', c.month_days,
-        'turn', json((SELECT json_group_array(json_array(starts_at, ends_at, used, allowed_until, reason)) FROM (
+        'next_bound', (SELECT min(at) FROM (
+            SELECT c.ends_at AS at
+            UNION ALL SELECT min(starts_at) FROM billing_periods WHERE customer = c.id AND starts_at > ?2
+            UNION ALL SELECT min(ends_at) FROM turn_periods WHERE customer = c.id AND closed_at IS NULL AND ends_at > ?2
+            UNION ALL SELECT min(iif(started_at > ?2, started_at, ended_at)) FROM subscriptions
+                WHERE customer = c.id AND (started_at > ?2 OR ended_at > ?2))),
+        'turn', json((SELECT json_group_array(json_array(starts_at, ends_at, used, allowed_until, reason, decided_until)) FROM (
             SELECT * FROM turn_periods WHERE customer = c.id AND closed_at IS NULL AND ends_at > ?2 ORDER BY ends_at))),
         'turn_before', json((SELECT json_group_array(json_array(starts_at, ends_at, used)) FROM (
             SELECT * FROM turn_periods WHERE customer = c.id AND ends_at <= ?2 AND ends_at > ?2 - 366 * 86400
@@ -21,7 +28,7 @@ SELECT c.id,
         'decided', json((SELECT json_group_array(json_array(
                 customer, meter, period_start, period_end, allowed, reason, used, included, effective_limit,
                 overage_cost_minor, meter_cost_minor, budget_minor, meter_budget_minor, currency, as_of, freshness,
-                decided_at, used_measured))
+                decided_at, used_measured, blocked_at))
             FROM entitlements WHERE customer = c.id))) AS facts,
     (SELECT json_group_object(m.value, (
             SELECT sum(quantity / 10000000000) || ' ' || sum(quantity % 10000000000) FROM booked_usage u

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::limits::due::{NEXT, NextDecision};
 use crate::limits::entitlement::{COLUMNS, Entitlement, StoredEntitlement};
 use crate::limits::notification::{GIVE_UP_AFTER, NewNotification, RECORD};
 use crate::store::connection::{Connection, Value};
@@ -19,6 +20,7 @@ pub struct NewDecisions<'a> {
     pub turn_limits: Vec<TurnLimit<'a>>,
     /// Those that were stored before are not stored again.
     pub notifications: Vec<NewNotification>,
+    pub next: Vec<NextDecision>,
 }
 
 /// How many notifications were stored that had not been stored before.
@@ -47,6 +49,8 @@ pub struct TurnLimit<'a> {
     /// None = nowhere.
     pub allowed_until: Option<i64>,
     pub reason: &'static str,
+    /// The count at which the customer is decided anew.
+    pub decided_until: Option<i64>,
 }
 
 const REPLACED: &str = "ON CONFLICT (customer, meter) DO UPDATE SET \
@@ -55,11 +59,12 @@ const REPLACED: &str = "ON CONFLICT (customer, meter) DO UPDATE SET \
     effective_limit = excluded.effective_limit, overage_cost_minor = excluded.overage_cost_minor, \
     meter_cost_minor = excluded.meter_cost_minor, budget_minor = excluded.budget_minor, \
     meter_budget_minor = excluded.meter_budget_minor, currency = excluded.currency, as_of = excluded.as_of, \
-    freshness = excluded.freshness, decided_at = excluded.decided_at, used_measured = excluded.used_measured";
+    freshness = excluded.freshness, decided_at = excluded.decided_at, used_measured = excluded.used_measured, \
+    blocked_at = excluded.blocked_at";
 const REMOVE: &str = "DELETE FROM entitlements WHERE (customer, meter) IN \
     (SELECT value ->> 'customer', value ->> 'meter' FROM json_each(?1))";
-const LIMIT: &str = "UPDATE turn_periods SET allowed_until = j.value ->> 'allowed_until', reason = j.value ->> 'reason' \
-    FROM json_each(?1) j WHERE customer = j.value ->> 'customer' \
+const LIMIT: &str = "UPDATE turn_periods SET allowed_until = j.value ->> 'allowed_until', reason = j.value ->> 'reason', \
+    decided_until = j.value ->> 'decided_until' FROM json_each(?1) j WHERE customer = j.value ->> 'customer' \
     AND starts_at = j.value ->> 'starts_at' AND closed_at IS NULL";
 
 impl NewDecisions<'_> {
@@ -78,8 +83,9 @@ impl NewDecisions<'_> {
         let keys = json_parts(self.changed.iter().map(|e| (&e.customer, &e.meter)))?;
         let obsolete = json_parts(&self.obsolete)?;
         let limits = json_parts(&self.turn_limits)?;
+        let next = json_parts(&self.next)?;
         let mut statements: Vec<(&str, Vec<Value>)> = vec![];
-        for (sql, parts) in [(replace.as_str(), rows), (&keep, keys), (REMOVE, obsolete), (LIMIT, limits)] {
+        for (sql, parts) in [(replace.as_str(), rows), (&keep, keys), (REMOVE, obsolete), (LIMIT, limits), (NEXT, next)] {
             statements.extend(parts.into_iter().map(|part| (sql, vec![Value::Text(part)])));
         }
         let before = statements.len();

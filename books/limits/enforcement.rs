@@ -1,5 +1,5 @@
-//! The newest run of `enforce_budgets` that looked at every customer: when it was, by which
-//! configuration, and what its decisions are worth when somebody asks for them later.
+//! The newest run of `enforce_budgets`: when it was, by which bill and which configuration, and what
+//! its decisions are worth when somebody asks for them later.
 //!
 //! The web backend's statement (`docs/backend-contract.md`) computes the same from the same row.
 
@@ -9,8 +9,8 @@ use jiff::{SignedDuration, Timestamp};
 use crate::limits::entitlement::{Entitlement, Freshness};
 use crate::store::database::Database;
 use crate::store::error::BooksError;
-use crate::store::rows::first_row;
-use crate::units::calendar::instant;
+use crate::store::rows::{first_row, json};
+use crate::units::calendar::{Day, instant};
 
 /// Nobody decides when the newest run is older than this; runs are due every five minutes.
 pub const LATE: SignedDuration = SignedDuration::from_mins(30);
@@ -30,6 +30,16 @@ pub struct LastRun {
     pub thresholds: Vec<u32>,
     /// Which restored backup it knew ([`restored`]).
     pub restored: Option<String>,
+    /// Until when usage was booked.
+    pub as_of: Option<Timestamp>,
+    /// Days that no bill had settled.
+    pub open_days: Vec<Day>,
+    /// A digest of the plans and of the configuration.
+    pub inputs: String,
+    /// The newest run that looked at every customer.
+    pub swept_at: Timestamp,
+    /// Customers that it found changed, although nothing had made them due.
+    pub missed: u64,
 }
 
 impl LastRun {
@@ -52,20 +62,37 @@ pub fn freshness_at(e: &Entitlement, last: Option<&LastRun>, now: Timestamp) -> 
     }
 }
 
-const COLUMNS: &str = "enforced_at, stale_after, on_stale, notifies, thresholds, restored";
+/// A decision with the bill that the newest run knew: the same decision may rest on a newer one.
+pub(super) fn with_newest_bill(e: Entitlement, last: Option<&LastRun>) -> Entitlement {
+    let Some(last) = last.filter(|_| e.freshness != Freshness::Live) else { return e };
+    let freshness = match last.as_of {
+        None => Freshness::None,
+        Some(at) if last.enforced_at.duration_since(at) > last.stale_after => Freshness::Stale,
+        Some(_) => Freshness::Fresh,
+    };
+    Entitlement { as_of: last.as_of, freshness, ..e }
+}
+
+const COLUMNS: &str =
+    "enforced_at, stale_after, on_stale, notifies, thresholds, restored, as_of, open_days, inputs, swept_at, missed";
 
 /// As [`Database::last_enforcement`].
 pub async fn read(c: &Connection) -> Result<Option<LastRun>, BooksError> {
     let Some(row) = first_row(c, &format!("SELECT {COLUMNS} FROM enforcement"), ()).await? else { return Ok(None) };
-    let thresholds: String = row.get(4)?;
+    let (thresholds, open_days): (String, String) = (row.get(4)?, row.get(7)?);
+    let wrong = |what: &str, of: &str, e| BooksError::Integrity(format!("enforcement.{what} {of}: {e}"));
     Ok(Some(LastRun {
         enforced_at: instant(row.get(0)?),
         stale_after: SignedDuration::from_secs(row.get(1)?),
         on_stale: row.get(2)?,
         notifies: row.get::<i64>(3)? == 1,
-        thresholds: serde_json::from_str(&thresholds)
-            .map_err(|e| BooksError::Integrity(format!("enforcement.thresholds {thresholds}: {e}")))?,
+        thresholds: serde_json::from_str(&thresholds).map_err(|e| wrong("thresholds", &thresholds, e))?,
         restored: row.get(5)?,
+        as_of: row.get::<Option<i64>>(6)?.map(instant),
+        open_days: serde_json::from_str(&open_days).map_err(|e| wrong("open_days", &open_days, e))?,
+        inputs: row.get(8)?,
+        swept_at: instant(row.get(9)?),
+        missed: row.get(10)?,
     }))
 }
 
@@ -86,18 +113,23 @@ impl Database {
         self.with_connection(async |c| read(c).await).await
     }
 
-    /// Stores that a run looked at every customer.
+    /// Stores what a run decided by.
     pub async fn keep_enforcement(&self, run: LastRun) -> Result<(), BooksError> {
         self.transaction(async move |c| {
-            let sql = format!(
-                "INSERT INTO enforcement (id, {COLUMNS}) VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (id) DO UPDATE SET \
-                 enforced_at = excluded.enforced_at, stale_after = excluded.stale_after, on_stale = excluded.on_stale, \
-                 notifies = excluded.notifies, thresholds = excluded.thresholds, restored = excluded.restored"
-            );
-            let LastRun { enforced_at, stale_after, on_stale, notifies, thresholds, restored } = run;
-            let thresholds = serde_json::json!(thresholds).to_string();
-            let values =
-                params![enforced_at.as_second(), stale_after.as_secs(), on_stale, i64::from(notifies), thresholds, restored];
+            let sql = format!("INSERT OR REPLACE INTO enforcement (id, {COLUMNS}) VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)");
+            let values = params![
+                run.enforced_at.as_second(),
+                run.stale_after.as_secs(),
+                run.on_stale,
+                i64::from(run.notifies),
+                json(&run.thresholds)?,
+                run.restored,
+                run.as_of.map(Timestamp::as_second),
+                json(&run.open_days)?,
+                run.inputs,
+                run.swept_at.as_second(),
+                run.missed
+            ];
             c.execute(&sql, values).await.map(drop)
         })
         .await

@@ -4,6 +4,7 @@ use crate::store::connection::params;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::limits::enforcement;
 use crate::store::database::Database;
 use crate::store::error::BooksError;
 use crate::units::calendar::instant;
@@ -189,14 +190,19 @@ pub struct Entitlement {
     pub currency: String,
     /// Until when usage is booked.
     pub as_of: Option<Timestamp>,
+    /// As far as the bill decides it; see [`freshness_at`](super::enforcement::freshness_at).
     pub freshness: Freshness,
     pub decided_at: Timestamp,
+    /// When running uses take the meter to its limit, at the present level; none = not before
+    /// something else changes.
+    pub blocked_at: Option<Timestamp>,
 }
 
 impl Entitlement {
-    /// True when only the time of the decision differs.
+    /// True when only the time of the decision differs, and how old the bill was.
     pub fn same_except_time(&self, other: &Self) -> bool {
-        Self { decided_at: other.decided_at, ..self.clone() } == *other
+        let Self { as_of, freshness, decided_at, .. } = *other;
+        Self { as_of, freshness, decided_at, ..self.clone() } == *other
     }
 
     /// True when the answer or its terms differ; usage, freshness and the limit may differ anyway.
@@ -235,7 +241,7 @@ fn cell(quantity: Quantity) -> i64 {
 
 pub(super) const COLUMNS: &str = "customer, meter, period_start, period_end, allowed, reason, used, included, \
     effective_limit, overage_cost_minor, meter_cost_minor, budget_minor, meter_budget_minor, currency, as_of, \
-    freshness, decided_at, used_measured";
+    freshness, decided_at, used_measured, blocked_at";
 
 /// An entitlement as a row of [`COLUMNS`].
 #[derive(Debug, Serialize, Deserialize)]
@@ -258,6 +264,7 @@ pub(super) struct StoredEntitlement(
     String,
     i64,
     i64,
+    Option<i64>,
 );
 
 impl TryFrom<StoredEntitlement> for Entitlement {
@@ -276,6 +283,7 @@ impl TryFrom<StoredEntitlement> for Entitlement {
             freshness,
             decided,
             measured,
+            blocked_at,
         ) = stored;
         Ok(Self {
             customer,
@@ -297,6 +305,7 @@ impl TryFrom<StoredEntitlement> for Entitlement {
             as_of: as_of.map(instant),
             freshness: Freshness::named(&freshness),
             decided_at: instant(decided),
+            blocked_at: blocked_at.map(instant),
         })
     }
 }
@@ -322,6 +331,7 @@ impl From<&Entitlement> for StoredEntitlement {
             e.freshness.name().to_owned(),
             e.decided_at.as_second(),
             cell(e.used_measured),
+            e.blocked_at.map(Timestamp::as_second),
         )
     }
 }
@@ -334,22 +344,16 @@ impl Database {
     /// The stored decisions of one customer, or of all.
     pub async fn entitlements(&self, customer: Option<String>) -> Result<Vec<Entitlement>, BooksError> {
         self.with_connection(async move |c| {
-            let sql = match customer {
-                Some(_) => {
-                    format!(
-                        "SELECT json_array({COLUMNS}) FROM entitlements WHERE customer = ?1 ORDER BY customer, meter"
-                    )
-                }
-                None => {
-                    format!("SELECT json_array({COLUMNS}) FROM entitlements WHERE ?1 IS NULL ORDER BY customer, meter")
-                }
-            };
+            let of = if customer.is_some() { "customer = ?1" } else { "?1 IS NULL" };
+            let sql = format!("SELECT json_array({COLUMNS}) FROM entitlements WHERE {of} ORDER BY customer, meter");
+            let last = enforcement::read(c).await?;
             let mut rows = c.query(&sql, params![customer]).await?;
             let mut found = vec![];
             while let Some(row) = rows.next().await? {
                 let row: String = row.get(0)?;
                 let wrong = |e: serde_json::Error| BooksError::Integrity(format!("entitlement {row}: {e}"));
-                found.push(serde_json::from_str::<StoredEntitlement>(&row).map_err(wrong)?.try_into()?);
+                let stored = serde_json::from_str::<StoredEntitlement>(&row).map_err(wrong)?.try_into()?;
+                found.push(enforcement::with_newest_bill(stored, last.as_ref()));
             }
             Ok(found)
         })

@@ -2,8 +2,8 @@
 //! decisions made from them, and the notifications to the web backend.
 //!
 //! **Owns** the tables `plans`, `plan_meters`, `overage_budgets`, `entitlements`,
-//! `entitlement_changes`, `enforcement`, `customer_plans`, `overage_billing_changes` and
-//! `notifications`. **Does not own** how a decision is made (`jobs/enforce_budgets`), nor how a
+//! `entitlement_changes`, `enforcement`, `enforcement_due`, `customer_plans`,
+//! `overage_billing_changes` and `notifications`. **Does not own** how a decision is made (`jobs/enforce_budgets`), nor how a
 //! notification is sent (`jobs/deliver_notifications.rs`).
 //!
 //! **Invariants**: allowed is the same as used below the effective limit; each crossing of a
@@ -13,9 +13,11 @@
 pub mod budget;
 pub mod customer_facts;
 pub mod decisions;
+pub mod due;
 pub mod enforcement;
 pub mod entitlement;
 pub mod notification;
+pub mod open_usage;
 pub mod overage_billing;
 pub mod plan;
 pub mod rating;

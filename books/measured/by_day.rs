@@ -24,12 +24,39 @@ macro_rules! weights_by_day {
                SELECT d.meter, d.day, d.units * 1000 + d.rest / 10000000, d.rest % 10000000 \
                FROM watched w CROSS JOIN measured_days d ON d.customer = c.id AND d.meter = w.meter \
                 AND d.day BETWEEN max(c.first_day, (SELECT min(day) FROM open)) AND c.last_day \
-               WHERE +d.day IN (SELECT day FROM open)) \
+               WHERE +d.day IN (SELECT day FROM open) \
+               UNION ALL \
+               SELECT w.meter, o.day, 0, 0 FROM watched w CROSS JOIN open o ON o.start + 86400 > ?2 \
+                AND o.day BETWEEN c.first_day AND c.last_day \
+               WHERE EXISTS (SELECT 1 FROM measurements m WHERE m.customer = c.id AND m.meter = w.meter)) \
              GROUP BY meter, day"
         )
     };
 }
 pub(crate) use weights_by_day;
+
+/// A SELECT of `meter`, `at`, `level_high`, `level_low`, `quantity_high` and `quantity_low` for the
+/// customer `c.id`: what begins, ends and is counted from ?2 on. It needs the table
+/// `watched (meter)`. A level that runs already begins at ?2. Levels can add up to more than a
+/// cell, so they are summed in two parts, for [`weight`].
+macro_rules! edges_from_now {
+    () => {
+        concat!(
+            "SELECT meter, at, sum(level / 10000000) AS level_high, sum(level % 10000000) AS level_low, \
+                    sum(quantity / 10000000) AS quantity_high, sum(quantity % 10000000) AS quantity_low FROM ( \
+               SELECT w.meter, CASE WHEN m.level IS NULL THEN m.started_at WHEN e.value = 1 THEN max(m.started_at, ?2) ELSE ",
+            $crate::measured::measurements::over_at!(),
+            " END AS at, coalesce(m.level, 0) * e.value AS level, coalesce(m.quantity, 0) AS quantity \
+               FROM watched w CROSS JOIN measurements m ON m.customer = c.id AND m.meter = w.meter \
+                AND (m.level > 0 AND ",
+            $crate::measured::measurements::over_at!(),
+            " > max(m.started_at, ?2) OR m.quantity > 0 AND m.started_at >= ?2) \
+               CROSS JOIN json_each('[1,-1]') e ON e.value = 1 OR m.level > 0) \
+             GROUP BY meter, at"
+        )
+    };
+}
+pub(crate) use edges_from_now;
 
 /// Puts together the parts of `weights_by_day!`.
 pub(crate) fn weight(high: i64, low: i64) -> i128 {

@@ -68,6 +68,7 @@ const MIGRATIONS: &[Migration] = migrations![
     34 "0034_enforcement",
     35 "0035_measurements",
     36 "0036_measured_usage_in_decisions",
+    37 "0037_enforcement_due",
 ];
 
 /// The schema version that this build works with.

@@ -3,9 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use sha2::{Digest, Sha256};
 
 use super::decide::{CustomerCase, CustomerDecision, Grant, MeterCase, MeterDecision, decide};
+use super::instants::{first_second, next_count};
 use super::notifications::Watch;
 use crate::context::{Context, OnStale};
 use crate::job::Mode;
@@ -13,16 +15,31 @@ use crate::stripe::StripeMode;
 use books::customers::billing_period;
 use books::limits::customer_facts::{CurrentPeriod, CustomerFacts, TurnRow};
 use books::limits::enforcement::{self, LastRun};
-use books::limits::entitlement::{Entitlement, Freshness, PaymentStatus, storable};
+use books::limits::open_usage::{MeasuredAdds, MeasuredUsage};
+use books::limits::entitlement::{Entitlement, Freshness, PaymentStatus, Reason, storable};
 use books::limits::overage_billing::OverageBilling;
 use books::limits::plan::{Plan, Plans, TURN};
 use books::limits::rating::{Agreement, StretchUsage, rate};
 use books::limits::settled::{OpenUsage, SettledDays, newest_bills, usage_through};
 use books::store::error::BooksError;
 use books::store::rows;
-use books::units::calendar::instant;
+use books::units::calendar::{CLOCK_SKEW, Day, instant};
 use books::units::money::Cost;
 use books::units::quantity::{Quantity, UNIT};
+
+/// What has changed for everybody since the run before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SinceLast {
+    /// Plans, configuration, the backup, or a day is open again: everybody may be decided
+    /// otherwise.
+    Inputs,
+    /// Nothing but that a bill has settled days.
+    SettledDays,
+    Nothing,
+}
+
+/// Every customer is looked at so often.
+const SWEEP: SignedDuration = SignedDuration::from_hours(24);
 
 /// What all decisions of a run share.
 #[derive(Debug)]
@@ -41,8 +58,9 @@ pub(super) struct RunInputs {
     /// Usage is so old that the policy allows no overage.
     pub(super) too_old: bool,
     pub(super) watch: Watch,
-    /// What the books keep of this run, once it has looked at every customer.
+    /// What the books keep of this run, once it is over.
     pub(super) run: LastRun,
+    pub(super) since_last: SinceLast,
     pub(super) now: Timestamp,
     /// The later one of the worker's clock and the database's.
     pub(super) latest: Timestamp,
@@ -76,22 +94,31 @@ impl RunInputs {
         let without_bill = payers.iter().any(|p| !through.contains_key(*p));
         let blocks = policy.on_stale == OnStale::BlockOverage;
         let measuring = &context.measuring;
+        let settled = SettledDays::new(&payers, &bills, measuring.settle_after);
         let open = OpenUsage {
             meters: measuring.meters.iter().map(|m| (m.meter.clone(), m.accrues)).collect(),
-            days: SettledDays::new(&payers, &bills, measuring.settle_after).open(now),
+            days: settled.open(now),
         };
         let metered: BTreeSet<String> = context.read_settings.rules.meters.iter().map(|m| m.name.clone()).collect();
         let in_plans = plans.iter().flat_map(|p| p.meters.keys()).filter(|m| *m != TURN).cloned();
         let current = plans.names().into_iter().filter_map(|name| plans.at(name, now.as_second()));
         let has_key = matches!(context.billing.mode, StripeMode::Stripe(_));
+        let too_old = blocks && (freshness == Freshness::Stale || without_bill);
+        let decided_by = (&plans, &metered, &open.meters, policy, too_old, &restored);
         let run = LastRun {
             enforced_at: now,
             stale_after: policy.stale_after,
             on_stale: policy.on_stale.name().to_owned(),
             notifies: context.webhook.is_some(),
             thresholds: policy.thresholds.clone(),
+            inputs: digest(&format!("{decided_by:?}")),
             restored,
+            as_of,
+            open_days: open.days.clone(),
+            swept_at: last.as_ref().map_or(Timestamp::UNIX_EPOCH, |last| last.swept_at),
+            missed: last.as_ref().map_or(0, |last| last.missed),
         };
+        let since_last = last.as_ref().map_or(SinceLast::Inputs, |last| since(last, &run));
         let unmetered = current.flat_map(|p| p.meters.keys()).filter(|m| *m != TURN && !metered.contains(*m));
         Ok(Self {
             unmetered: unmetered.cloned().collect(),
@@ -101,12 +128,19 @@ impl RunInputs {
             open,
             as_of,
             freshness,
-            too_old: blocks && (freshness == Freshness::Stale || without_bill),
+            too_old,
             watch: Watch::new(&run, last.as_ref(), has_key),
             run,
+            since_last,
             now,
             latest,
         })
+    }
+
+    /// Whether a run has to look at everybody.
+    pub(super) fn must_sweep(&self) -> bool {
+        let since = self.now.duration_since(self.run.swept_at);
+        self.since_last == SinceLast::Inputs || since >= SWEEP || since < -CLOCK_SKEW
     }
 
     /// Meters of the configuration and of the plan, and TURN.
@@ -117,12 +151,31 @@ impl RunInputs {
     }
 }
 
-/// A TURN period that gets another limit.
+fn digest(text: &str) -> String {
+    Sha256::digest(text).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn since(last: &LastRun, run: &LastRun) -> SinceLast {
+    let day_of = |at: Timestamp| i32::try_from(at.as_second().div_euclid(86_400)).ok().and_then(Day::from_epoch);
+    let is_reopened = |day: &&Day| Some(**day) <= day_of(last.enforced_at) && !last.open_days.contains(day);
+    if last.inputs != run.inputs || run.open_days.iter().any(|day| is_reopened(&day)) {
+        SinceLast::Inputs
+    } else if last.open_days.iter().any(|day| !run.open_days.contains(day)) {
+        SinceLast::SettledDays
+    } else {
+        SinceLast::Nothing
+    }
+}
+
+/// A TURN period that gets another limit, or another count at which it is decided anew.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct TurnLimitChange {
     pub(super) starts_at: i64,
     pub(super) allowed_until: Option<i64>,
     pub(super) reason: &'static str,
+    pub(super) decided_until: Option<i64>,
+    /// Whether it is another limit.
+    pub(super) is_other_limit: bool,
 }
 
 /// What is decided for one customer.
@@ -134,6 +187,8 @@ pub(super) struct Judgement {
     pub(super) obsolete: Vec<String>,
     pub(super) plan_is_unknown: bool,
     pub(super) other_currency: bool,
+    /// When it becomes another one by time alone, in seconds.
+    pub(super) due_at: i64,
 }
 
 impl Judgement {
@@ -145,16 +200,90 @@ impl Judgement {
     }
 }
 
+impl Judgement {
+    /// True when it differs from what is stored in more than time alone explains. While uses run,
+    /// usage and what follows from it differ at each second; the count of TURN credentials is
+    /// stored now and then.
+    pub(super) fn contradicts(&self, facts: &CustomerFacts) -> bool {
+        let runs = facts.open.as_ref().is_some_and(MeasuredUsage::runs);
+        let differs = |e: &Entitlement| {
+            let of = |was: &Entitlement| {
+                e.decision_differs(was) || !runs && e.meter != TURN && !e.same_except_time(was)
+            };
+            facts.decided.get(&e.meter).is_none_or(of)
+        };
+        !self.obsolete.is_empty()
+            || self.turn.iter().any(|limit| limit.is_other_limit)
+            || self.entitlements.iter().any(differs)
+    }
+}
+
 /// Judges one customer; none when there is no current billing period. Pure.
-pub(super) fn judge(customer: &str, facts: &CustomerFacts, inputs: &RunInputs) -> Option<Judgement> {
+///
+/// # Errors
+/// When measured usage does not fit into 128 bits.
+pub(super) fn judge(
+    customer: &str,
+    facts: &CustomerFacts,
+    inputs: &RunInputs,
+) -> Result<Option<Judgement>, BooksError> {
+    let Some(mut judgement) = judge_with(customer, facts, &facts.measured, inputs) else { return Ok(None) };
+    judgement.due_at = facts.next_bound;
+    if let Some(open) = facts.open.as_ref().filter(|open| open.runs()) {
+        // also the end of the bound is where nothing may overflow
+        open.adds_at(facts.next_bound)?;
+        look_ahead(&mut judgement, facts, open, inputs);
+    }
+    Ok(Some(judgement))
+}
+
+/// Finds when running uses change the judgement, before the next bound.
+fn look_ahead(judgement: &mut Judgement, facts: &CustomerFacts, open: &MeasuredUsage, inputs: &RunInputs) {
+    let customer = judgement.entitlements.first().map_or(String::new(), |e| e.customer.clone());
+    let outcomes = |second: i64| {
+        let adds = open.adds_at(second).unwrap_or_default();
+        let later = judge_with(&customer, facts, &adds, inputs).unwrap_or_default();
+        later.entitlements.iter().map(|e| Outcome::of(e, &inputs.watch)).collect::<Vec<_>>()
+    };
+    let (now, bound) = (inputs.now.as_second(), facts.next_bound);
+    let current: Vec<Outcome> = judgement.entitlements.iter().map(|e| Outcome::of(e, &inputs.watch)).collect();
+    let Some(first) = first_second(now, bound, |second| outcomes(second) != current) else { return };
+    judgement.due_at = first;
+    for (at, e) in judgement.entitlements.iter_mut().enumerate().filter(|(_, e)| e.allowed) {
+        let is_blocked = |second| outcomes(second).get(at).is_some_and(|of| !of.allowed);
+        e.blocked_at = first_second(first - 1, bound, is_blocked).map(instant);
+    }
+}
+
+/// What a decision says and what is notified of it: what must not change unnoticed.
+#[derive(PartialEq, Eq)]
+struct Outcome {
+    allowed: bool,
+    reason: Reason,
+    reached: Vec<bool>,
+}
+
+impl Outcome {
+    fn of(e: &Entitlement, watch: &Watch) -> Self {
+        Self { allowed: e.allowed, reason: e.reason, reached: watch.reached(e) }
+    }
+}
+
+/// Judges by what measurements add to the bill; all else is as it was read.
+fn judge_with(
+    customer: &str,
+    facts: &CustomerFacts,
+    measured: &MeasuredAdds,
+    inputs: &RunInputs,
+) -> Option<Judgement> {
     let period = facts.period.as_ref()?;
-    let of = Subject { customer, facts, inputs, period };
+    let of = Subject { customer, facts, measured, inputs, period };
     let plan = inputs.plans.at(&facts.plan, period.start);
     let current_turn = facts.turn.iter().find(|row| row.starts_at < period.end);
     let turn_used = current_turn.map_or(0, |row| row.used);
     let used = |meter: &str| match meter {
         TURN => Quantity::from_scaled(i128::from(turn_used) * UNIT),
-        meter => facts.usage.get(meter).copied().unwrap_or_default() + facts.used_measured(meter),
+        meter => facts.usage.get(meter).copied().unwrap_or_default() + of.used_measured(meter),
     };
     let meters = inputs.meters_of(plan);
     let case = of.case(plan, &meters, &of.grants(plan, current_turn), used);
@@ -165,6 +294,7 @@ pub(super) fn judge(customer: &str, facts: &CustomerFacts, inputs: &RunInputs) -
         obsolete: facts.decided.keys().filter(|m| !meters.contains(&m.as_str())).cloned().collect(),
         plan_is_unknown: plan.is_none(),
         other_currency: case.budget_in_other_currency,
+        due_at: 0,
     })
 }
 
@@ -172,11 +302,17 @@ pub(super) fn judge(customer: &str, facts: &CustomerFacts, inputs: &RunInputs) -
 struct Subject<'a> {
     customer: &'a str,
     facts: &'a CustomerFacts,
+    measured: &'a MeasuredAdds,
     inputs: &'a RunInputs,
     period: &'a CurrentPeriod,
 }
 
 impl Subject<'_> {
+    /// What measurements add to the bill in the period.
+    fn used_measured(&self, meter: &str) -> Quantity {
+        self.measured.iter().filter(|((of, _), _)| of == meter).map(|(_, adds)| *adds).sum()
+    }
+
     /// What is included in the current period, where it differs from the plan.
     fn grants(&self, plan: Option<&Plan>, turn: Option<&TurnRow>) -> BTreeMap<String, Grant> {
         let facts = self.facts;
@@ -185,7 +321,7 @@ impl Subject<'_> {
         let stretches = facts.history.stretches(days.first, days.last);
         let single = || facts.usage.iter().map(|(meter, used)| ((meter.clone(), days.first), *used)).collect();
         let mut usage: StretchUsage = if stretches.len() > 1 { facts.stretches.clone() } else { single() };
-        for ((meter, day), more) in &facts.measured {
+        for ((meter, day), more) in self.measured {
             if let Some(of) = stretches.iter().find(|s| (s.first..=s.last).contains(day)) {
                 *usage.entry((meter.clone(), of.first)).or_default() += *more;
             }
@@ -234,7 +370,7 @@ impl Subject<'_> {
         let one = |(m, d): (&MeterCase<'_>, &MeterDecision)| {
             let live = m.meter == TURN;
             let used = storable(m.counted());
-            let by_bill = MeterCase { used: m.used - self.facts.used_measured(m.meter), ..m.clone() };
+            let by_bill = MeterCase { used: m.used - self.used_measured(m.meter), ..m.clone() };
             let used_billed = storable(by_bill.counted());
             Entitlement {
                 customer: self.customer.to_owned(),
@@ -257,6 +393,7 @@ impl Subject<'_> {
                 as_of: if live { None } else { self.inputs.as_of },
                 freshness: if live { Freshness::Live } else { self.inputs.freshness },
                 decided_at: self.inputs.now,
+                blocked_at: None,
             }
         };
         case.meters.iter().zip(&decided.meters).map(one).collect()
@@ -267,16 +404,22 @@ impl Subject<'_> {
     fn turn_limits(&self, case: &CustomerCase<'_>, decided: &CustomerDecision) -> Vec<TurnLimitChange> {
         let mut changes = vec![];
         for row in &self.facts.turn {
-            let decision = if row.starts_at < self.period.end {
+            let is_current = row.starts_at < self.period.end;
+            let decision = if is_current {
                 case.meters.iter().zip(&decided.meters).find(|(m, _)| m.meter == TURN).map(|(_, d)| d.clone())
             } else {
                 let plan = self.inputs.plans.at(&self.facts.plan, row.starts_at);
                 decide(&self.case(plan, &[TURN], &BTreeMap::new(), |_| Quantity::ZERO)).meters.into_iter().next()
             };
-            let Some(MeterDecision { limit, stop, .. }) = decision else { continue };
+            let Some(MeterDecision { limit, stop, included, .. }) = decision else { continue };
             let (allowed_until, reason) = (limit.map(whole_units), stop.name());
-            if (row.allowed_until, row.reason.as_str()) != (allowed_until, reason) {
-                changes.push(TurnLimitChange { starts_at: row.starts_at, allowed_until, reason });
+            let thresholds = &self.inputs.run.thresholds;
+            let next = || next_count(row.used, whole_units(included), allowed_until, thresholds);
+            let decided_until = is_current.then(next);
+            let is_other_limit = (row.allowed_until, row.reason.as_str()) != (allowed_until, reason);
+            if is_other_limit || row.decided_until != decided_until {
+                let starts_at = row.starts_at;
+                changes.push(TurnLimitChange { starts_at, allowed_until, reason, decided_until, is_other_limit });
             }
         }
         changes

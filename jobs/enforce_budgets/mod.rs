@@ -1,24 +1,26 @@
 //! `enforce_budgets`: usage, plan, budget and payment status → what each customer may go on using.
 //!
-//! Constant work: every run looks at every customer, whatever has changed, so the next run finds
-//! what one run missed. A change of usage, budget, plan or subscription is one code path.
+//! A run decides for those who are *due* ([`books::limits::due`]): something about them changed, or
+//! the instant has come at which time alone changes the decision ([`instants`]). It looks at every
+//! customer once a day, when plans or the configuration changed, and when a person asks for it. A
+//! customer whom it then finds changed without having been due was missed, and it says so.
 //!
-//! Customers are loaded page by page and judged by pure functions (`judge`, [`decide`]). The facts
-//! about those whose entitlements would change are read again under the write lock. Where they are
-//! the same, the judgement holds; the others are judged again. Entitlements are written with their
-//! history, their TURN limits and their notifications in one transaction. So a run in which nothing
-//! changed writes only that it ran, and concurrent runs, or the web backend beside a run, decide by
-//! what is true when they write.
+//! Customers are taken and loaded page by page and judged by pure functions (`judge`, [`decide`]).
+//! The facts about those whose entitlements would change are read again under the write lock. Where
+//! they are the same, the judgement holds; the others are judged again. Entitlements are written
+//! with their history, their TURN limits, their notifications and the next instant in one
+//! transaction. So concurrent runs, or the web backend beside a run, decide by what is true when
+//! they write.
 //!
-//! Measurements are not among the facts that are compared. One that comes after its page was read
-//! is for the next run, which reads it like every run: no decision is lost, and it is as if the
-//! measurement had come a moment after the decision.
+//! Measurements are not among the facts that are compared: one that comes after its page was read
+//! makes its customer due again.
 
 pub mod decide;
+mod instants;
 mod judge;
 mod notifications;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use books::store::connection::Connection;
@@ -26,10 +28,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use self::judge::{Judgement, RunInputs, judge};
+use self::judge::{Judgement, RunInputs, SinceLast, judge};
 use crate::context::{Context, OnStale};
 use crate::job::{Failure, Job, Mode};
 use books::limits::customer_facts::{self, CustomerFacts};
+use books::limits::due::{self, NextDecision, Taken};
 use books::limits::decisions::{NewDecisions, ObsoleteEntitlement, StoredNotifications, TurnLimit};
 use books::limits::entitlement::{Entitlement, Freshness, Reason};
 use books::limits::settled::OpenUsage;
@@ -45,13 +48,21 @@ const PAGE: usize = 12_000;
 /// Changes that a stored report lists.
 const STORED_CHANGES: usize = 20;
 
-/// Decide for every customer.
+/// Decide for the customers that are due.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EnforceBudgets {
-    /// Only report what would change.
+    /// Only report what would change, for every customer.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,
+}
+
+/// Whom a run looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Everybody,
+    /// Those who are due; everybody, when something changed for everybody or a day has passed.
+    Due,
 }
 
 /// A decision that differs from the one before it.
@@ -67,6 +78,8 @@ pub struct EntitlementChange {
 pub struct EnforceReport {
     /// True when nothing was written.
     pub dry_run: bool,
+    /// True when every customer was looked at.
+    pub everybody: bool,
     /// Customers that were judged.
     pub customers: u64,
     /// Customers for whom something was written, or would be.
@@ -100,6 +113,9 @@ pub struct EnforceReport {
     pub freshness: Option<Freshness>,
     /// What happens to overage, when usage is stale.
     pub on_stale: Option<OnStale>,
+    /// Customers who had changed although nothing had made them due; the first of them by name.
+    pub missed: u64,
+    pub missed_customers: Vec<String>,
     pub changes: Vec<EntitlementChange>,
 }
 
@@ -112,7 +128,8 @@ impl EnforceReport {
 
 impl Job for EnforceBudgets {
     const KIND: &'static str = "enforce_budgets";
-    const DESCRIPTION: &'static str = "decide for every customer what may go on being used";
+    const DESCRIPTION: &'static str = "decide for customers what may go on being used";
+    const DUE: Option<&'static str> = Some(due::EARLIEST);
     type Report = EnforceReport;
 
     fn key(&self) -> Option<String> {
@@ -126,10 +143,15 @@ impl Job for EnforceBudgets {
             || report.unknown_plan > 0
             || report.budget_in_other_currency > 0
             || report.from_the_future > 0
+            || report.missed > 0
     }
 
     async fn run(self, context: &Context, now: Timestamp) -> Result<EnforceReport, Failure> {
-        let mut run = Run::begin(context, now, Mode::of(self.dry_run)).await?;
+        let (mode, scope) = match self.dry_run {
+            true => (Mode::DryRun, Scope::Everybody),
+            false => (Mode::Write, Scope::Due),
+        };
+        let mut run = Run::begin(context, now, mode, scope).await?;
         while run.next_page().await? {
             // page by page: at the start of a month, every decision of every customer changes
             run.report.truncate(STORED_CHANGES);
@@ -146,7 +168,7 @@ impl Job for EnforceBudgets {
 /// Decides for every customer as of `now`, and lists every change.
 /// After an error, customers that were written stay written; the next run goes on.
 pub async fn enforce(context: &Context, now: Timestamp, mode: Mode) -> Result<EnforceReport, BooksError> {
-    let mut run = Run::begin(context, now, mode).await?;
+    let mut run = Run::begin(context, now, mode, Scope::Everybody).await?;
     while run.next_page().await? {}
     run.finish().await
 }
@@ -154,8 +176,8 @@ pub async fn enforce(context: &Context, now: Timestamp, mode: Mode) -> Result<En
 /// What the next run would change: for one customer, or for all. Writes nothing.
 pub async fn preview(context: &Context, customer: Option<String>, now: Timestamp) -> Result<EnforceReport, BooksError> {
     let Some(customer) = customer else { return enforce(context, now, Mode::DryRun).await };
-    let mut run = Run::begin(context, now, Mode::DryRun).await?;
-    run.next = vec![customer];
+    let mut run = Run::begin(context, now, Mode::DryRun, Scope::Everybody).await?;
+    run.pages = Pages::Listed(vec![customer]);
     run.next_page().await?;
     Ok(run.report)
 }
@@ -166,9 +188,16 @@ struct Run<'a> {
     mode: Mode,
     inputs: Arc<RunInputs>,
     report: EnforceReport,
-    /// The customers of the next page.
-    next: Vec<String>,
+    pages: Pages,
     pace: Pace,
+}
+
+/// The customers that a run has yet to look at.
+enum Pages {
+    /// All of them; these are the next ones.
+    Listed(Vec<String>),
+    Due,
+    Over,
 }
 
 /// A customer for whom something is to be written.
@@ -177,6 +206,8 @@ struct Candidate {
     customer: String,
     facts: CustomerFacts,
     judgement: Judgement,
+    /// What was stored as its instant, when it was taken.
+    taken: i64,
 }
 
 /// The facts about a page of customers.
@@ -188,31 +219,63 @@ struct Page {
     next: Vec<String>,
 }
 
+/// What a page has found: for whom something is to be written, when the others are due next, and
+/// who was not due and would be decided otherwise.
+#[derive(Default)]
+struct Judged {
+    candidates: Vec<Candidate>,
+    others: Vec<NextDecision>,
+    suspects: Vec<String>,
+}
+
 impl<'a> Run<'a> {
-    async fn begin(context: &'a Context, now: Timestamp, mode: Mode) -> Result<Self, BooksError> {
+    async fn begin(context: &'a Context, now: Timestamp, mode: Mode, scope: Scope) -> Result<Self, BooksError> {
         context.books.require_migrated().await?;
-        let inputs = Arc::new(RunInputs::load(context, now, mode).await?);
+        let mut inputs = RunInputs::load(context, now, mode).await?;
         let is_stale = inputs.freshness == Freshness::Stale || inputs.too_old;
+        let everybody = scope == Scope::Everybody || inputs.must_sweep();
+        if everybody {
+            inputs.run.swept_at = inputs.now;
+        }
         let report = EnforceReport {
             dry_run: mode == Mode::DryRun,
+            everybody,
             unmetered: inputs.unmetered.iter().cloned().collect(),
             as_of: inputs.as_of,
             freshness: Some(inputs.freshness),
             on_stale: is_stale.then_some(context.enforcement.on_stale),
             ..EnforceReport::default()
         };
+        let is_measured = !inputs.open.meters.is_empty() && inputs.since_last == SinceLast::SettledDays;
+        if mode == Mode::Write && is_measured {
+            context.books.transaction(async |c| due::make_measured_due(c).await).await?;
+        }
         let limit = page(&inputs);
-        let next = context.books.with_connection(async move |c| customer_facts::ids_after(c, "", limit).await).await?;
-        Ok(Self { context, mode, inputs, report, next, pace: CHUNK })
+        let pages = if everybody {
+            let first = context.books.with_connection(async move |c| customer_facts::ids_after(c, "", limit).await);
+            Pages::Listed(first.await?)
+        } else {
+            Pages::Due
+        };
+        Ok(Self { context, mode, inputs: Arc::new(inputs), report, pages, pace: CHUNK })
     }
 
     /// Decides for the next page of customers; false when there is none.
     async fn next_page(&mut self) -> Result<bool, BooksError> {
-        let Some(last) = self.next.last().cloned() else { return Ok(false) };
-        let Page { newest_version, facts, next } = self.load(last).await?;
-        self.next = next;
-        let mut rest = self.preview(facts);
-        while self.mode == Mode::Write && !rest.is_empty() {
+        let taken = self.take().await?;
+        if taken.stored.is_empty() {
+            return Ok(false);
+        }
+        let Page { newest_version, facts, next } = self.load(&taken).await?;
+        if let Pages::Listed(listed) = &mut self.pages {
+            *listed = next;
+        }
+        let Judged { candidates: mut rest, others, suspects } = self.preview(facts, &taken)?;
+        if self.mode == Mode::DryRun {
+            return Ok(true);
+        }
+        self.look_at(suspects, &taken).await?;
+        while !rest.is_empty() {
             let start = Instant::now();
             let later = rest.split_off(self.pace.rows().min(rest.len()));
             let (some, inputs) = (std::mem::replace(&mut rest, later), Arc::clone(&self.inputs));
@@ -223,41 +286,101 @@ impl<'a> Run<'a> {
             self.report.not_sent += stored.not_sent;
             self.pace.learn(rows, start);
         }
+        if !others.is_empty() {
+            self.context.books.with_connection(async move |c| due::store_next(c, &others).await).await?;
+        }
         Ok(true)
     }
 
-    /// Keeps that every customer was looked at.
+    /// Takes the customers of the next page, before anything about them is read.
+    async fn take(&mut self) -> Result<Taken, BooksError> {
+        let (now, limit) = (self.inputs.now.as_second(), page(&self.inputs));
+        match &mut self.pages {
+            Pages::Over => Ok(Taken::default()),
+            Pages::Listed(listed) => {
+                let ids = std::mem::take(listed);
+                if self.mode == Mode::DryRun {
+                    return Ok(Taken { stored: ids.into_iter().map(|id| (id, due::NEVER)).collect(), due: vec![] });
+                }
+                self.context.books.with_connection(async move |c| due::take_of(c, &ids, now).await).await
+            }
+            Pages::Due => {
+                let take = async move |c: &Connection| due::take(c, now, limit).await;
+                let taken = self.context.books.with_connection(take).await?;
+                if u32::try_from(taken.stored.len()).is_ok_and(|n| n < limit) {
+                    self.pages = Pages::Over;
+                }
+                Ok(taken)
+            }
+        }
+    }
+
+    /// Keeps what the run decided by.
     async fn finish(self) -> Result<EnforceReport, BooksError> {
+        let mut run = self.inputs.run.clone();
+        if self.report.everybody {
+            run.missed = self.report.missed;
+        }
         if self.mode == Mode::Write {
-            self.context.books.keep_enforcement(self.inputs.run.clone()).await?;
+            self.context.books.keep_enforcement(run).await?;
         }
         Ok(self.report)
     }
 
-    async fn load(&mut self, last: String) -> Result<Page, BooksError> {
-        let (ids, inputs) = (std::mem::take(&mut self.next), Arc::clone(&self.inputs));
+    async fn load(&self, taken: &Taken) -> Result<Page, BooksError> {
+        let ids: Vec<String> = taken.stored.keys().cloned().collect();
+        let (inputs, is_listed) = (Arc::clone(&self.inputs), matches!(self.pages, Pages::Listed(_)));
         let load = self.context.books.with_connection(async move |c| {
-            let stored = customer_facts::read(c, &ids, &inputs.meters, &inputs.open, inputs.now.as_second());
-            let next = customer_facts::ids_after(c, &last, page(&inputs));
+            let now = inputs.now.as_second();
+            let stored = customer_facts::read(c, &ids, &inputs.meters, &inputs.open, now);
+            let next = async {
+                match ids.last().filter(|_| is_listed) {
+                    Some(last) => customer_facts::ids_after(c, last, page(&inputs)).await,
+                    None => Ok(vec![]),
+                }
+            };
             let (stored, next) = tokio::try_join!(stored, next)?;
-            let facts = customer_facts::complete(c, stored.customers, &inputs.open).await?;
+            let facts = customer_facts::complete(c, stored.customers, &inputs.open, now).await?;
             Ok(Page { newest_version: stored.newest_version, facts, next })
         });
         load.await
     }
 
-    /// Judges and counts customers; returns those for whom something would be written. Pure.
-    fn preview(&mut self, loaded: BTreeMap<String, CustomerFacts>) -> Vec<Candidate> {
+    /// Counts who was missed: whoever is still not due, although the decision is another one. What
+    /// changed after the page was taken has made its customer due.
+    async fn look_at(&mut self, suspects: Vec<String>, taken: &Taken) -> Result<(), BooksError> {
+        if suspects.is_empty() {
+            return Ok(());
+        }
+        let now = self.inputs.now.as_second();
+        let stored = self.context.books.with_connection(async move |c| due::read(c, &suspects).await).await?;
+        for customer in stored.iter().filter(|(id, at)| **at > now && taken.stored.get(*id) == Some(*at)).map(|(id, _)| id) {
+            tracing::error!(customer, "{customer} was to be decided anew, and nothing had made the customer due");
+            self.report.missed += 1;
+            if self.report.missed_customers.len() < STORED_CHANGES {
+                self.report.missed_customers.push(customer.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Judges and counts customers. Pure.
+    fn preview(&mut self, loaded: BTreeMap<String, CustomerFacts>, taken: &Taken) -> Result<Judged, BooksError> {
         let report = &mut self.report;
-        let mut candidates = vec![];
+        let due: BTreeSet<&String> = taken.due.iter().collect();
+        let mut judged = Judged::default();
         for (customer, facts) in loaded {
             report.customers += 1;
+            // what is decided is later than what this run knows; a later run takes the customer
             if self.mode == Mode::Write && is_from_the_future(&facts, &self.inputs) {
                 report.from_the_future += 1;
                 continue;
             }
-            let Some(judgement) = judge(&customer, &facts, &self.inputs) else {
+            let at = taken.stored.get(&customer).copied().unwrap_or(due::NEVER);
+            let next = |customer: String, due_at| NextDecision { customer, taken: at, due_at };
+            let Some(judgement) = judge(&customer, &facts, &self.inputs)? else {
                 report.without_period += 1;
+                judged.others.push(next(customer, facts.next_bound));
                 continue;
             };
             report.unknown_plan += u64::from(judgement.plan_is_unknown);
@@ -267,6 +390,9 @@ impl<'a> Run<'a> {
                 report.not_in_plan += u64::from(matches!(e.reason, Reason::NotInPlan | Reason::UnknownPlan));
             }
             if is_settled(&judgement, &facts, &self.inputs) {
+                if judgement.due_at != at {
+                    judged.others.push(next(customer, judgement.due_at));
+                }
                 continue;
             }
             report.changed += u64::from(!judgement.changes_nothing(&facts));
@@ -281,9 +407,13 @@ impl<'a> Run<'a> {
                 }
                 report.changes.push(EntitlementChange { was: was.cloned(), is: is.clone() });
             }
-            candidates.push(Candidate { customer, facts, judgement });
+            let nothing_for_all = self.inputs.since_last != SinceLast::Inputs;
+            if nothing_for_all && !due.contains(&customer) && judgement.contradicts(&facts) {
+                judged.suspects.push(customer.clone());
+            }
+            judged.candidates.push(Candidate { customer, facts, judgement, taken: at });
         }
-        candidates
+        Ok(judged)
     }
 }
 
@@ -325,11 +455,13 @@ async fn write(
     let stored: BTreeMap<String, String> = stored.customers.into_iter().map(|s| (s.id, s.facts)).collect();
     let is_same = |known: &Candidate| same_ledger && stored.get(&known.customer) == Some(&known.facts.stored);
     let (mut judged, moved): (Vec<_>, Vec<_>) = candidates.into_iter().partition(is_same);
-    if !moved.is_empty() {
-        judged.extend(judge_again(c, moved, inputs).await?);
-    }
     let mut decisions = NewDecisions::default();
-    for Candidate { customer, facts, judgement } in &judged {
+    if !moved.is_empty() {
+        let Judged { candidates, others, .. } = judge_again(c, moved, inputs).await?;
+        judged.extend(candidates);
+        decisions.next = others;
+    }
+    for Candidate { customer, facts, judgement, taken } in &judged {
         let before = |e: &Entitlement| facts.decided.get(&e.meter);
         let differs = |e: &&Entitlement| before(e).is_none_or(|was| !was.same_except_time(e));
         let is_new = |e: &&Entitlement| before(e).is_none_or(|was| e.decision_differs(was));
@@ -341,7 +473,10 @@ async fn write(
             starts_at: limit.starts_at,
             allowed_until: limit.allowed_until,
             reason: limit.reason,
+            decided_until: limit.decided_until,
         }));
+        let (customer, due_at) = (customer.clone(), judgement.due_at);
+        decisions.next.push(NextDecision { customer, taken: *taken, due_at });
         let made = &mut decisions.notifications;
         for e in &judgement.entitlements {
             made.extend(notifications::of_meter(before(e), e, &inputs.watch, change));
@@ -352,14 +487,16 @@ async fn write(
 }
 
 /// Judges customers about whom something changed, by what is stored now.
-async fn judge_again(c: &Connection, moved: Vec<Candidate>, inputs: &RunInputs) -> Result<Vec<Candidate>, BooksError> {
-    let ids: Vec<String> = moved.into_iter().map(|candidate| candidate.customer).collect();
-    let stored = customer_facts::read(c, &ids, &inputs.meters, &inputs.open, inputs.now.as_second()).await?;
-    let mut judged = vec![];
-    for (customer, facts) in customer_facts::complete(c, stored.customers, &inputs.open).await? {
-        let Some(judgement) = judge(&customer, &facts, inputs) else { continue };
-        if !is_settled(&judgement, &facts, inputs) {
-            judged.push(Candidate { customer, facts, judgement });
+async fn judge_again(c: &Connection, moved: Vec<Candidate>, inputs: &RunInputs) -> Result<Judged, BooksError> {
+    let taken: BTreeMap<String, i64> = moved.into_iter().map(|known| (known.customer, known.taken)).collect();
+    let (ids, now) = (taken.keys().cloned().collect::<Vec<_>>(), inputs.now.as_second());
+    let stored = customer_facts::read(c, &ids, &inputs.meters, &inputs.open, now).await?;
+    let mut judged = Judged::default();
+    for (customer, facts) in customer_facts::complete(c, stored.customers, &inputs.open, now).await? {
+        let taken = taken.get(&customer).copied().unwrap_or(due::NEVER);
+        match judge(&customer, &facts, inputs)? {
+            Some(judgement) => judged.candidates.push(Candidate { customer, facts, judgement, taken }),
+            None => judged.others.push(NextDecision { customer, taken, due_at: facts.next_bound }),
         }
     }
     Ok(judged)

@@ -52,6 +52,14 @@ impl Watch {
         self.new_thresholds.iter().any(|p| [included, own, budget_share(e)].iter().any(|share| share.has_reached(*p)))
     }
 
+    /// Which thresholds a decision has reached: of what is included, of the meter's own budget, and
+    /// of the budget for all meters.
+    pub(super) fn reached(&self, e: &Entitlement) -> Vec<bool> {
+        let [included, own] = shares(e);
+        let of = |share: Share| self.thresholds.iter().map(move |percent| share.has_reached(*percent));
+        of(included).chain(of(own)).chain(of(budget_share(e))).collect()
+    }
+
     /// The thresholds that `share` has crossed and that `before` had not reached, each with the
     /// reason why it is not sent.
     fn crossed<'a>(
@@ -226,6 +234,11 @@ mod tests {
             notifies,
             thresholds: vec![50, 80],
             restored: restored.map(str::to_owned),
+            as_of: None,
+            open_days: vec![],
+            inputs: String::new(),
+            swept_at: Timestamp::UNIX_EPOCH,
+            missed: 0,
         }
     }
 

@@ -9,6 +9,7 @@ use backon::{ExponentialBuilder, Retryable};
 use books::BooksError;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
+use jobs::deliver_notifications::DeliverNotifications;
 use jobs::ingest_cur::{IngestCur, IngestPart};
 use jobs::job::Job;
 use jobs::stripe::StripeMode;
@@ -60,6 +61,12 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let names = kinds.names();
     let metrics = Metrics::new(&names)?;
     let keeps_schedule = !args.once && !args.no_schedule;
+    // a kind that is not to run by itself, or would leave what is due
+    let scheduled = schedule::kinds(config);
+    let has_receiver = config.notifications.url.is_some();
+    kinds.ignore_due(|kind| {
+        !keeps_schedule || !scheduled.contains(kind) || kind == DeliverNotifications::KIND && !has_receiver
+    });
     let address = if args.once { None } else { listen(args.listen.as_deref(), config)? };
     let listener = match address {
         Some(address) => http::bind(address).await?,

@@ -13,6 +13,8 @@ use serde::Serialize;
 use tokio::sync::Notify;
 use ulid::Ulid;
 
+use super::due_kinds::{self, DueAt};
+use super::leases::Claimer;
 use super::types::{Clock, Enqueued, JobFilter, JobRow, JobState, NewJob};
 
 /// The most rows that one statement deletes, so that the write lock is short.
@@ -185,18 +187,20 @@ async fn expedite(c: &Connection, rows: &Rows) -> Result<(), BooksError> {
 
 impl Queue {
     /// What a worker of these kinds should know of.
-    pub(crate) async fn look(&self, worker: &str, kinds: &[&str]) -> Result<Look, BooksError> {
-        let (kinds, worker) = (json(kinds)?, worker.to_owned());
+    pub(crate) async fn look(&self, by: &Claimer, kinds: &[&str]) -> Result<Look, BooksError> {
+        let (mut values, due) = (vec![json(kinds)?.into(), by.worker.clone().into()], Arc::clone(&by.due_kinds));
+        let columns = due_kinds::columns(&due, &mut values);
         self.db
             .with_connection(async move |c| {
                 let sql = "SELECT EXISTS (SELECT 1 FROM json_each(?1) k JOIN jobs j ON j.kind = k.value AND j.state = 'pending'), \
                            (SELECT min(run_at) FROM jobs WHERE state IN ('scheduled', 'retrying')), \
                            EXISTS (SELECT 1 FROM jobs WHERE state = 'running' AND worker <> ?2), \
                            (SELECT max(version) FROM schema_versions)";
-                let row = first_row(c, sql, params![kinds, worker]).await?;
+                let row = first_row(c, &format!("{sql}{columns}"), values).await?;
                 let row = row.ok_or_else(|| BooksError::Integrity("a query of one row found none".into()))?;
+                let due_at = due_kinds::read(&row, 4, &due)?;
                 let (due, others_run) = (row.get::<i64>(0)? == 1, row.get::<i64>(2)? == 1);
-                Ok(Look { due, next_due: row.get(1)?, others_run, schema: row.get(3)? })
+                Ok(Look { due, next_due: row.get(1)?, others_run, schema: row.get(3)?, due_at })
             })
             .await
     }
@@ -420,7 +424,7 @@ fn job(row: &Row) -> Result<JobRow, BooksError> {
 }
 
 /// What a worker sees when it looks for work.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Look {
     /// A job of its kinds is due.
     pub(crate) due: bool,
@@ -430,6 +434,7 @@ pub(crate) struct Look {
     pub(crate) others_run: bool,
     /// The schema version of the database.
     pub(crate) schema: i64,
+    pub(crate) due_at: DueAt,
 }
 
 /// One number, for tests and tools.

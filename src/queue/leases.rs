@@ -2,6 +2,7 @@
 //! request to a remote database and safe to repeat.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use books::BooksError;
@@ -11,6 +12,7 @@ use books::store::rows::{first_row, json};
 use serde::Serialize;
 
 use super::claim::Claim;
+use super::due_kinds::{self, DueAt, DueKind};
 use super::jobs_table::{OPEN, Queue};
 use super::types::{JobState, Step, WorkerState};
 use super::update::{Backoff, JobUpdate};
@@ -31,11 +33,13 @@ pub(crate) struct ClaimRequest {
     pub(crate) slots: usize,
 }
 
-/// The worker that claims, and the length of its leases.
+/// The worker that claims, the length of its leases, and the kinds that it enqueues when they are
+/// due.
 #[derive(Clone, Debug)]
 pub(crate) struct Claimer {
     pub(crate) worker: String,
     pub(crate) lease: Duration,
+    pub(crate) due_kinds: Arc<[DueKind]>,
 }
 
 /// What one poll of the queue returned.
@@ -46,6 +50,7 @@ pub(crate) struct PollResult {
     pub(crate) next_due: Option<i64>,
     /// True when more jobs may be due than there were slots.
     pub(crate) more: bool,
+    pub(crate) due_at: DueAt,
 }
 
 fn millis(duration: Duration) -> i64 {
@@ -71,15 +76,19 @@ impl Queue {
         let claims_some = total > 0 && !requests.is_empty();
         let mut steps = if finished.is_empty() { vec![] } else { finish(&by.worker, &finished, now)? };
         if claims_some {
-            steps.extend([promote_due(now), claim(by, &requests, total, now), next_due()]);
+            steps.extend([promote_due(now), claim(by, &requests, total, now), next_due(&by.due_kinds)]);
         }
+        let due_kinds = Arc::clone(&by.due_kinds);
         let work = async move |c: &Connection| {
             let mut found = batch(c, &steps).await?;
             let mut round = PollResult::default();
             if let (true, Some(mut next), Some(rows)) = (claims_some, found.pop(), found.pop()) {
                 round.claimed = claims(rows, now).await?;
                 round.more = round.claimed.len() >= total;
-                round.next_due = next.next().await?.map_or(Ok(None), |row| row.get(0))?;
+                if let Some(row) = next.next().await? {
+                    round.next_due = row.get(0)?;
+                    round.due_at = due_kinds::read(&row, 1, &due_kinds)?;
+                }
             }
             Ok(round)
         };
@@ -189,8 +198,10 @@ async fn batch(c: &Connection, steps: &[Step]) -> Result<Vec<Rows>, BooksError> 
     c.batch(steps.iter().map(|(sql, values)| (sql.as_str(), values.clone())).collect()).await
 }
 
-fn next_due() -> Step {
-    ("SELECT min(run_at) FROM jobs WHERE state IN ('scheduled', 'retrying')".into(), vec![])
+fn next_due(kinds: &[DueKind]) -> Step {
+    let mut values = vec![];
+    let columns = due_kinds::columns(kinds, &mut values);
+    (format!("SELECT (SELECT min(run_at) FROM jobs WHERE state IN ('scheduled', 'retrying')){columns}"), values)
 }
 
 fn promote_due(now: i64) -> Step {

@@ -14,6 +14,7 @@
 //! * **A retry is a row, not a sleep**: it survives the process, holds no slot, and backs off.
 
 mod claim;
+mod due_kinds;
 mod ingest_runs;
 mod jobs_table;
 mod leases;
@@ -25,6 +26,7 @@ mod workers_table;
 
 pub use claim::Claim;
 pub(crate) use claim::StopReason;
+pub(crate) use due_kinds::{DueAt, DueKind};
 pub(crate) use ingest_runs::ingest_runs;
 pub use ingest_runs::{IngestRuns, LastEnd};
 pub use jobs_table::{Queue, count, enqueue_in};

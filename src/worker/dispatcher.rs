@@ -12,13 +12,16 @@ use tokio::sync::watch;
 use super::backend::Ack;
 use super::outage::OutageLog;
 use super::process::{Phase, RunUntil, Shared};
-use crate::queue::{Claim, ClaimRequest, JobUpdate, PollResult, data_version};
+use crate::queue::{Claim, ClaimRequest, DueAt, JobUpdate, PollResult, data_version};
 
 /// With this many jobs running, an acknowledgement waits a moment for others that share its commit,
 /// as long as others arrive, for at most `TURNS` turns of the runtime.
 const WORTH_LINGERING: usize = 16;
 const TURNS: usize = 200;
 const IDLE_TURNS: usize = 8;
+
+/// A kind that is due is not enqueued more often.
+const DUE_AGAIN: Duration = Duration::from_millis(500);
 
 /// Claims jobs and records outcomes, until the worker is stopped and every outcome is written.
 pub(super) struct Dispatcher {
@@ -36,6 +39,8 @@ pub(super) struct Dispatcher {
     pause: Duration,
     /// The last look found a job that is due.
     found: bool,
+    /// When each of the due kinds was last enqueued.
+    enqueued: Vec<Option<Instant>>,
     phase: watch::Receiver<Phase>,
     /// When the dispatcher noticed that the worker is stopping.
     stopping: Option<Instant>,
@@ -47,7 +52,22 @@ impl Dispatcher {
         let pause = shared.settings.poll;
         let (finished, next_due, version, stopping) = (vec![], None, -1, None);
         let (may_be_due, unsure, found) = (true, false, false);
-        Self { shared, acks, claims, finished, may_be_due, next_due, unsure, version, pause, found, phase, stopping }
+        let enqueued = vec![None; shared.by.due_kinds.len()];
+        Self {
+            shared,
+            acks,
+            claims,
+            finished,
+            may_be_due,
+            next_due,
+            unsure,
+            version,
+            pause,
+            found,
+            enqueued,
+            phase,
+            stopping,
+        }
     }
 
     pub(super) async fn run(mut self) {
@@ -128,7 +148,8 @@ impl Dispatcher {
     /// Polls the table once.
     async fn step(&mut self, requests: Vec<ClaimRequest>, total: usize) -> Result<(), BooksError> {
         let Shared { queue, by, .. } = &self.shared;
-        let PollResult { claimed, next_due, more } = queue.poll(by, self.finished.clone(), requests, total).await?;
+        let PollResult { claimed, next_due, more, due_at } =
+            queue.poll(by, self.finished.clone(), requests, total).await?;
         self.finished.clear();
         if total > 0 {
             self.next_due = next_due;
@@ -139,6 +160,25 @@ impl Dispatcher {
             }
         }
         claimed.into_iter().for_each(|claim| self.start(claim));
+        self.enqueue_due(due_at).await
+    }
+
+    /// Enqueues kinds that are due, and wakes up for those that will be.
+    async fn enqueue_due(&mut self, due_at: DueAt) -> Result<(), BooksError> {
+        let Shared { queue, by, .. } = &self.shared;
+        let now = queue.clock.millis();
+        for ((kind, at), enqueued) in by.due_kinds.iter().zip(due_at).zip(&mut self.enqueued) {
+            let Some(at) = at else { continue };
+            let again = enqueued.map_or(Duration::ZERO, |last| DUE_AGAIN.saturating_sub(last.elapsed()));
+            let at = at.max(now.saturating_add(i64::try_from(again.as_millis()).unwrap_or(0)));
+            if at > now {
+                self.next_due = Some(self.next_due.map_or(at, |next| next.min(at)));
+            } else {
+                queue.enqueue(&[kind.job()]).await?;
+                *enqueued = Some(Instant::now());
+                self.may_be_due = true;
+            }
+        }
         Ok(())
     }
 
@@ -243,13 +283,16 @@ impl Dispatcher {
                 return Ok(false);
             }
         }
-        let look = queue.look(&self.shared.by.worker, &self.shared.kinds.names()).await?;
+        let look = queue.look(&self.shared.by, &self.shared.kinds.names()).await?;
         self.shared.saw_schema(look.schema);
         if look.others_run {
             self.shared.others_run.notify_one();
         }
         self.next_due = look.next_due;
-        Ok(look.due || look.next_due.is_some_and(|next| next <= queue.clock.millis()))
+        let is_due = look.due || look.next_due.is_some_and(|next| next <= queue.clock.millis());
+        self.may_be_due = false;
+        self.enqueue_due(look.due_at).await?;
+        Ok(is_due || self.may_be_due)
     }
 
     /// Looking at a local file that did not change costs nothing.

@@ -76,7 +76,7 @@ impl Worker {
     pub fn new(new: NewWorker) -> Self {
         let NewWorker { queue, context, kinds, settings, identity, metrics } = new;
         let worker = format!("{}:{}:{}", identity.host, identity.pid, new_id().split_off(18));
-        let by = Claimer { worker, lease: settings.lease };
+        let by = Claimer { worker, lease: settings.lease, due_kinds: kinds.due_kinds().into() };
         let (phase, _) = watch::channel(Phase::Working);
         let (in_flight, others_run) = Default::default();
         let shared = Shared { queue, by, kinds, settings, in_flight, others_run, phase, identity, metrics };

@@ -24,6 +24,7 @@ use jobs::verify_books::VerifyBooks;
 
 use super::outcome::RunOutcome;
 use crate::metrics::{Metrics, RecordMetrics};
+use crate::queue::DueKind;
 
 type Run = Arc<dyn Fn(String, Context, Timestamp, Metrics) -> BoxFuture<'static, RunOutcome> + Send + Sync>;
 
@@ -46,6 +47,8 @@ pub struct Kind {
     pub max_attempts: u32,
     /// Runs at once in one process.
     pub max_concurrent: usize,
+    /// [`Job::DUE`], if this process looks at it.
+    due: Option<&'static str>,
     run: Run,
     check: fn(&str) -> Result<ValidatedPayload, String>,
 }
@@ -75,6 +78,7 @@ impl Kind {
             timeout: J::TIMEOUT,
             max_attempts: J::MAX_ATTEMPTS,
             max_concurrent: J::MAX_CONCURRENT,
+            due: J::DUE,
             run: Arc::new(|payload, context, now, metrics| run::<J>(payload, context, now, metrics).boxed()),
             check: |payload| {
                 let job = read::<J>(payload)?;
@@ -179,6 +183,21 @@ impl Kinds {
             None => Err(format!("there is no kind of job named `{name}`; there are: {}", self.names().join(", "))),
         };
         Ok(Self::of(names.iter().map(known).collect::<Result<Vec<_>, _>>()?))
+    }
+
+    /// Leaves kinds to their schedules, or to other processes.
+    pub fn ignore_due(&mut self, ignores: impl Fn(&str) -> bool) {
+        self.0.values_mut().filter(|kind| ignores(kind.name)).for_each(|kind| kind.due = None);
+    }
+
+    /// The kinds that are enqueued when something is due.
+    pub(super) fn due_kinds(&self) -> Vec<DueKind> {
+        let due = |kind: &Kind| {
+            let (sql, ValidatedPayload { payload, key }) = (kind.due?, kind.check("{}").ok()?);
+            let Kind { name, max_attempts, .. } = *kind;
+            Some(DueKind { kind: name, payload, key: key?, max_attempts, sql })
+        };
+        self.0.values().filter_map(due).collect()
     }
 
     pub fn set_max_concurrent(&mut self, name: &str, max_concurrent: usize) {

@@ -28,11 +28,11 @@ async fn a_dead_worker_never_says_fresh_and_the_policy_decides(store: TestStore)
         let allowed = i64::from(reason.starts_with("within"));
         let sql = format!(
             "UPDATE entitlements SET allowed = {allowed}, reason = '{reason}', used = 50000000000, budget_minor = 900, \
-             effective_limit = 20000000000000, period_end = {period_end}, as_of = {as_of}, freshness = 'fresh' WHERE meter = 'chime_minutes'"
+             effective_limit = 20000000000000, period_end = {period_end} WHERE meter = 'chime_minutes'"
         );
         backend.execute(&sql).await.unwrap();
         backend.execute(&format!("UPDATE entitlements SET period_end = {period_end}")).await.unwrap();
-        backend.execute(&format!("UPDATE enforcement SET on_stale = '{policy}'")).await.unwrap();
+        backend.execute(&format!("UPDATE enforcement SET on_stale = '{policy}', as_of = {as_of}")).await.unwrap();
     };
     let (included, beyond, spent) = ("within_included", "within_budget", "no_budget");
     let (later, yesterday) = (ran + 60 * day, ran - day);

@@ -48,11 +48,16 @@ RETURNING used`,
             ELSE d.effective_limit / 1e10
        END AS effective_limit,
        iif(d.is_over, NULL, d.overage_cost_minor) AS overage_cost_minor,
-       d.budget_minor, d.currency, d.as_of,
+       d.budget_minor, d.currency, d.bill_until AS as_of,
        CASE WHEN d.is_old OR d.enforced_at < d.now - 1800 THEN 'stale'
             WHEN d.reason IS NULL OR d.is_over THEN 'none'
-            ELSE d.freshness
+            WHEN d.freshness = 'live' THEN 'live'
+            ELSE iif(d.bill_until IS NULL, 'none', 'fresh')
        END AS freshness,
+       CASE WHEN d.is_over OR d.status = 'canceled' OR d.reason IN ('unpaid', 'paused', 'canceled') THEN NULL
+            ELSE min(d.period_end, coalesce(d.blocked_at, d.period_end),
+                     iif(d.reason = 'within_budget' AND NOT d.policy_blocks, d.policy_from, d.period_end))
+       END AS until,
        d.decided_at, d.enforced_at
 FROM (
   SELECT f.*, f.has_room AND f.status <> 'past_due' AND f.subscription IS NOT 'past_due' AS beyond FROM (
@@ -66,9 +71,14 @@ FROM (
             ORDER BY s.status = 'canceled' OR coalesce(s.ended_at <= coalesce(?3, unixepoch()), 0),
                      s.started_at DESC, s.id DESC LIMIT 1)
          END AS subscription,
-         e.as_of < coalesce(?3, unixepoch()) - w.stale_after AS is_old,
+         CASE WHEN e.freshness <> 'live' THEN w.as_of END AS bill_until,
+         e.freshness <> 'live' AND w.as_of < coalesce(?3, unixepoch()) - w.stale_after AS is_old,
          coalesce(w.on_stale = 'block-overage'
-           AND min(coalesce(e.as_of, w.enforced_at), w.enforced_at) < coalesce(?3, unixepoch()) - w.stale_after, 0) AS policy_blocks,
+           AND min(coalesce(CASE WHEN e.freshness <> 'live' THEN w.as_of END, w.enforced_at), w.enforced_at)
+             < coalesce(?3, unixepoch()) - w.stale_after, 0) AS policy_blocks,
+         iif(w.on_stale = 'block-overage',
+             min(coalesce(CASE WHEN e.freshness <> 'live' THEN w.as_of END, w.enforced_at), w.enforced_at) + w.stale_after + 1,
+             e.period_end) AS policy_from,
          e.period_end <= coalesce(?3, unixepoch()) AND e.reason NOT IN ('unpaid', 'paused', 'canceled') AS is_over,
          m.price IS NOT NULL AND (e.reason = 'within_budget'
            OR (e.reason = 'within_included' AND coalesce(e.meter_budget_minor, e.budget_minor) > 0)

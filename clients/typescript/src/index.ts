@@ -106,6 +106,8 @@ export interface Decision {
   /** The end of the usage that AWS's bill can contain. */
   as_of: Date | null;
   freshness: Freshness | Newer;
+  /** Up to when the answer holds at the present level; null where only a new decision changes it. */
+  until: Date | null;
   decided_at: Date | null;
   /** Null: nobody has ever decided. */
   enforced_at: Date | null;
@@ -124,6 +126,7 @@ const DECISION: Columns<Decision> = {
   currency: nullable(text),
   as_of: nullable(date),
   freshness: text,
+  until: nullable(date),
   decided_at: nullable(date),
   enforced_at: nullable(date),
 };

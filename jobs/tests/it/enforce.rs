@@ -107,11 +107,15 @@ impl BudgetFixture {
         self.context.books.transaction(async move |c| Ok(c.execute(&sql, ()).await?)).await.unwrap();
     }
 
-    /// Runs it, and again, which must change nothing.
+    /// Runs it for those who are due, and again, which must change nothing; then a run that looks
+    /// at everybody finds nobody whom the first one should have looked at.
     pub(crate) async fn enforce_at(&self, now: Timestamp) -> EnforceReport {
         let report = EnforceBudgets::default().run(&self.context, now).await.unwrap();
         let again = EnforceBudgets::default().run(&self.context, now).await.unwrap();
         assert_eq!((again.changed, again.notifications), (0, 0), "a second run writes nothing");
+        assert_eq!((again.customers, again.everybody), (0, false), "and looks at nobody");
+        let all = enforce(&self.context, now, Mode::Write).await.unwrap();
+        assert_eq!((all.missed, all.notifications, all.blocked, all.unblocked), (0, 0, 0, 0), "{all:?}");
         self.sound().await;
         report
     }

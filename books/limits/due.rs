@@ -1,0 +1,96 @@
+//! Who is to be decided, and when: `enforcement_due`.
+//!
+//! Triggers make a customer due at once, when something changes that decides. A run *takes* those
+//! that are due before it reads anything about them, decides, and then stores the instant at which
+//! the decision changes by time alone. A customer who becomes due in between stays due, because
+//! only the value that the run knows is replaced; a run that dies leaves them due after [`LEASE`].
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::store::connection::{Connection, Value, params};
+use crate::store::error::BooksError;
+use crate::store::rows::json;
+
+/// The earliest instant at which somebody is due, in seconds.
+pub const EARLIEST: &str = "SELECT min(due_at) AS at FROM enforcement_due";
+
+/// Nothing is known that will change the decision.
+pub const NEVER: i64 = 99_999_999_999;
+
+/// For how many seconds a run has those that it took.
+const LEASE: i64 = 120;
+
+/// When a customer is to be decided next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NextDecision {
+    pub customer: String,
+    /// What was stored, when the run took the customer.
+    pub taken: i64,
+    /// In seconds.
+    pub due_at: i64,
+}
+
+/// Takes up to `limit` customers that are due at `now`, the first ones first, with what is stored
+/// as their instant now.
+pub async fn take(c: &Connection, now: i64, limit: u32) -> Result<Taken, BooksError> {
+    let sql = "UPDATE enforcement_due SET due_at = ?2 WHERE customer IN \
+               (SELECT customer FROM enforcement_due WHERE due_at <= ?1 ORDER BY due_at LIMIT ?3) \
+               RETURNING customer, due_at";
+    let stored = all(c, sql, vec![now.into(), (now + LEASE).into(), limit.into()]).await?;
+    Ok(Taken { due: stored.keys().cloned().collect(), stored })
+}
+
+/// Takes those of `customers` that are due at `now`; returns what is stored of all of them, and
+/// which of them were due.
+pub async fn take_of(c: &Connection, customers: &[String], now: i64) -> Result<Taken, BooksError> {
+    let mut stored = read(c, customers).await?;
+    let due: Vec<String> = stored.iter().filter(|(_, at)| **at <= now).map(|(id, _)| id.clone()).collect();
+    if !due.is_empty() {
+        let sql = "UPDATE enforcement_due SET due_at = ?2 WHERE customer IN (SELECT value FROM json_each(?1))";
+        c.execute(sql, params![json(&due)?, now + LEASE]).await?;
+        stored.extend(due.iter().map(|id| (id.clone(), now + LEASE)));
+    }
+    Ok(Taken { stored, due })
+}
+
+/// What is stored as the instants of customers.
+pub async fn read(c: &Connection, customers: &[String]) -> Result<BTreeMap<String, i64>, BooksError> {
+    let sql = "SELECT customer, due_at FROM json_each(?1) j CROSS JOIN enforcement_due ON customer = j.value";
+    all(c, sql, vec![json(customers)?.into()]).await
+}
+
+/// Customers that a run took.
+#[derive(Clone, Debug, Default)]
+pub struct Taken {
+    /// What is stored as the instant of each.
+    pub stored: BTreeMap<String, i64>,
+    /// Those that were due.
+    pub due: Vec<String>,
+}
+
+async fn all(c: &Connection, sql: &str, values: Vec<Value>) -> Result<BTreeMap<String, i64>, BooksError> {
+    let (mut rows, mut found) = (c.query(sql, values).await?, BTreeMap::new());
+    while let Some(row) = rows.next().await? {
+        found.insert(row.get(0)?, row.get(1)?);
+    }
+    Ok(found)
+}
+
+/// Stores when customers are due next. Where another run has stored something meanwhile, the
+/// earlier instant stays: too early costs a look, too late a block.
+pub(super) const NEXT: &str = "UPDATE enforcement_due SET due_at = iif(due_at = j.value ->> 'taken', j.value ->> 'due_at', \
+    min(due_at, j.value ->> 'due_at')) FROM json_each(?1) j WHERE customer = j.value ->> 'customer'";
+
+/// As [`NEXT`].
+pub async fn store_next(c: &Connection, next: &[NextDecision]) -> Result<(), BooksError> {
+    c.execute(NEXT, params![json(&next)?]).await.map(drop)
+}
+
+/// Makes everybody due who was decided by what was measured: a bill has settled days.
+pub async fn make_measured_due(c: &Connection) -> Result<(), BooksError> {
+    let sql = "UPDATE enforcement_due SET due_at = 0 WHERE due_at > 0 \
+               AND customer IN (SELECT customer FROM entitlements WHERE used_measured <> 0)";
+    c.execute(sql, ()).await.map(drop)
+}
