@@ -1,10 +1,10 @@
 -- Enforcement follows change: who is to be decided, and when.
 --
 -- One row for each customer. `due_at` (seconds) is the instant at which the decision would become
--- another one by time alone: the end of a period, the next share of a threshold, the moment at which
--- running usage reaches a limit. Triggers set it to 0 when something changes that decides. A run
--- takes those that are due by moving them two minutes on, decides, and stores the next instant;
--- what changes meanwhile is 0 again, so it is not lost, and neither is a run that dies.
+-- another one by time alone: the end of a period, a share that somebody is notified of, a limit
+-- that running usage reaches. Triggers set it to 0 when something changes that decides. A run takes
+-- those that are due by moving them two minutes on, decides, and stores the next instant; what
+-- changes meanwhile is 0 again, so it is not lost, and neither is a run that dies.
 CREATE TABLE enforcement_due (
     customer TEXT    NOT NULL PRIMARY KEY,
     due_at   INTEGER NOT NULL

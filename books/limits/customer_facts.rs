@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::limits::entitlement::{Entitlement, StoredEntitlement};
-use crate::limits::rating::{PeriodDays, StretchUsage};
 use crate::limits::due::NEVER;
+use crate::limits::entitlement::{Entitlement, StoredEntitlement};
 use crate::limits::open_usage::{Edge, MeasuredAdds, MeasuredUsage, OpenDay};
+use crate::limits::rating::{PeriodDays, StretchUsage};
 use crate::limits::settled::OpenUsage;
 use crate::limits::terms::{PlanFrom, TermsHistory};
 use crate::measured::by_day::{edges_from_now, weight, weights_by_day};
@@ -136,8 +136,11 @@ fn measured_usage(days: Vec<StoredDay>, edges: Vec<StoredEdge>) -> Result<(Vec<O
         let billed = billed.as_deref().map(sum_of).transpose()?.unwrap_or_default();
         Ok(OpenDay { meter, day, weight: weight(high, low), billed })
     };
-    let edge = |StoredEdge(meter, at, high, low, quantity_high, quantity_low): StoredEdge| {
-        Edge { meter, at, level: weight(high, low), quantity: weight(quantity_high, quantity_low) }
+    let edge = |StoredEdge(meter, at, high, low, quantity_high, quantity_low): StoredEdge| Edge {
+        meter,
+        at,
+        level: weight(high, low),
+        quantity: weight(quantity_high, quantity_low),
     };
     let mut edges: Vec<Edge> = edges.into_iter().map(edge).collect();
     edges.sort_by_key(|edge| edge.at);
@@ -234,8 +237,12 @@ fn parse(customer: StoredCustomer, open: &OpenUsage, now: i64) -> Result<Custome
         CurrentPeriod { start, end, days }
     });
     let read_on = i32::try_from(now.div_euclid(86_400)).ok().and_then(Day::from_epoch).unwrap_or(Day::EPOCH);
-    let open = columns.last_day.map(|last_day| {
-        MeasuredUsage { days: measured_days, edges, read_on, last_day, accrues: open.meters.clone() }
+    let open = columns.last_day.map(|last_day| MeasuredUsage {
+        days: measured_days,
+        edges,
+        read_on,
+        last_day,
+        accrues: open.meters.clone(),
     });
     let adds = open.as_ref().map(|open| open.adds_at(now)).transpose();
     let decided = columns.decided.into_iter().map(|stored| {

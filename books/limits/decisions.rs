@@ -85,7 +85,8 @@ impl NewDecisions<'_> {
         let limits = json_parts(&self.turn_limits)?;
         let next = json_parts(&self.next)?;
         let mut statements: Vec<(&str, Vec<Value>)> = vec![];
-        for (sql, parts) in [(replace.as_str(), rows), (&keep, keys), (REMOVE, obsolete), (LIMIT, limits), (NEXT, next)] {
+        for (sql, parts) in [(replace.as_str(), rows), (&keep, keys), (REMOVE, obsolete), (LIMIT, limits), (NEXT, next)]
+        {
             statements.extend(parts.into_iter().map(|part| (sql, vec![Value::Text(part)])));
         }
         let before = statements.len();

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::store::connection::{Connection, Value, params};
+use crate::store::connection::{Connection, Rows, Value, params};
 use crate::store::error::BooksError;
 use crate::store::rows::json;
 
@@ -32,33 +32,31 @@ pub struct NextDecision {
     pub due_at: i64,
 }
 
-/// Takes up to `limit` customers that are due at `now`, the first ones first, with what is stored
-/// as their instant now.
+/// Takes up to `limit` customers that are due at `now`, the first ones first.
 pub async fn take(c: &Connection, now: i64, limit: u32) -> Result<Taken, BooksError> {
     let sql = "UPDATE enforcement_due SET due_at = ?2 WHERE customer IN \
                (SELECT customer FROM enforcement_due WHERE due_at <= ?1 ORDER BY due_at LIMIT ?3) \
                RETURNING customer, due_at";
-    let stored = all(c, sql, vec![now.into(), (now + LEASE).into(), limit.into()]).await?;
+    let stored = all(c.query(sql, params![now, now + LEASE, limit]).await?).await?;
     Ok(Taken { due: stored.keys().cloned().collect(), stored })
 }
 
-/// Takes those of `customers` that are due at `now`; returns what is stored of all of them, and
-/// which of them were due.
+/// Takes those of `customers` that are due at `now`, with one request.
 pub async fn take_of(c: &Connection, customers: &[String], now: i64) -> Result<Taken, BooksError> {
-    let mut stored = read(c, customers).await?;
-    let due: Vec<String> = stored.iter().filter(|(_, at)| **at <= now).map(|(id, _)| id.clone()).collect();
-    if !due.is_empty() {
-        let sql = "UPDATE enforcement_due SET due_at = ?2 WHERE customer IN (SELECT value FROM json_each(?1))";
-        c.execute(sql, params![json(&due)?, now + LEASE]).await?;
-        stored.extend(due.iter().map(|id| (id.clone(), now + LEASE)));
-    }
-    Ok(Taken { stored, due })
+    let ids = Value::from(json(customers)?);
+    let sql = "UPDATE enforcement_due SET due_at = ?2 FROM json_each(?1) j WHERE customer = j.value AND due_at <= ?3 \
+               RETURNING customer, due_at";
+    let take = (sql, vec![ids.clone(), (now + LEASE).into(), now.into()]);
+    let mut answers = c.batch(vec![take, (READ, vec![ids])]).await?.into_iter();
+    let due = all(answers.next().unwrap_or_default()).await?.into_keys().collect();
+    Ok(Taken { stored: all(answers.next().unwrap_or_default()).await?, due })
 }
+
+const READ: &str = "SELECT customer, due_at FROM json_each(?1) j CROSS JOIN enforcement_due ON customer = j.value";
 
 /// What is stored as the instants of customers.
 pub async fn read(c: &Connection, customers: &[String]) -> Result<BTreeMap<String, i64>, BooksError> {
-    let sql = "SELECT customer, due_at FROM json_each(?1) j CROSS JOIN enforcement_due ON customer = j.value";
-    all(c, sql, vec![json(customers)?.into()]).await
+    all(c.query(READ, params![json(customers)?]).await?).await
 }
 
 /// Customers that a run took.
@@ -70,8 +68,8 @@ pub struct Taken {
     pub due: Vec<String>,
 }
 
-async fn all(c: &Connection, sql: &str, values: Vec<Value>) -> Result<BTreeMap<String, i64>, BooksError> {
-    let (mut rows, mut found) = (c.query(sql, values).await?, BTreeMap::new());
+async fn all(mut rows: Rows) -> Result<BTreeMap<String, i64>, BooksError> {
+    let mut found = BTreeMap::new();
     while let Some(row) = rows.next().await? {
         found.insert(row.get(0)?, row.get(1)?);
     }

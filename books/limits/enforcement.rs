@@ -1,4 +1,4 @@
-//! The newest run of `enforce_budgets`: when it was, by which bill and which configuration, and what
+//! The newest run of `enforce_budgets`: when it was, by which bill and configuration, and what
 //! its decisions are worth when somebody asks for them later.
 //!
 //! The web backend's statement (`docs/backend-contract.md`) computes the same from the same row.

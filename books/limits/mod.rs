@@ -2,8 +2,8 @@
 //! decisions made from them, and the notifications to the web backend.
 //!
 //! **Owns** the tables `plans`, `plan_meters`, `overage_budgets`, `entitlements`,
-//! `entitlement_changes`, `enforcement`, `enforcement_due`, `customer_plans`,
-//! `overage_billing_changes` and `notifications`. **Does not own** how a decision is made (`jobs/enforce_budgets`), nor how a
+//! `entitlement_changes`, `enforcement`,
+//! `enforcement_due`, `customer_plans`, `overage_billing_changes` and `notifications`. **Does not own** how a decision is made (`jobs/enforce_budgets`), nor how a
 //! notification is sent (`jobs/deliver_notifications.rs`).
 //!
 //! **Invariants**: allowed is the same as used below the effective limit; each crossing of a
@@ -22,5 +22,6 @@ pub mod overage_billing;
 pub mod plan;
 pub mod rating;
 pub mod settled;
+pub mod stored_decisions;
 pub mod terms;
 pub mod terms_history;

@@ -15,8 +15,8 @@ use crate::stripe::StripeMode;
 use books::customers::billing_period;
 use books::limits::customer_facts::{CurrentPeriod, CustomerFacts, TurnRow};
 use books::limits::enforcement::{self, LastRun};
-use books::limits::open_usage::{MeasuredAdds, MeasuredUsage};
 use books::limits::entitlement::{Entitlement, Freshness, PaymentStatus, Reason, storable};
+use books::limits::open_usage::{MeasuredAdds, MeasuredUsage};
 use books::limits::overage_billing::OverageBilling;
 use books::limits::plan::{Plan, Plans, TURN};
 use books::limits::rating::{Agreement, StretchUsage, rate};
@@ -207,9 +207,8 @@ impl Judgement {
     pub(super) fn contradicts(&self, facts: &CustomerFacts) -> bool {
         let runs = facts.open.as_ref().is_some_and(MeasuredUsage::runs);
         let differs = |e: &Entitlement| {
-            let of = |was: &Entitlement| {
-                e.decision_differs(was) || !runs && e.meter != TURN && !e.same_except_time(was)
-            };
+            let of =
+                |was: &Entitlement| e.decision_differs(was) || !runs && e.meter != TURN && !e.same_except_time(was);
             facts.decided.get(&e.meter).is_none_or(of)
         };
         !self.obsolete.is_empty()
@@ -270,12 +269,7 @@ impl Outcome {
 }
 
 /// Judges by what measurements add to the bill; all else is as it was read.
-fn judge_with(
-    customer: &str,
-    facts: &CustomerFacts,
-    measured: &MeasuredAdds,
-    inputs: &RunInputs,
-) -> Option<Judgement> {
+fn judge_with(customer: &str, facts: &CustomerFacts, measured: &MeasuredAdds, inputs: &RunInputs) -> Option<Judgement> {
     let period = facts.period.as_ref()?;
     let of = Subject { customer, facts, measured, inputs, period };
     let plan = inputs.plans.at(&facts.plan, period.start);

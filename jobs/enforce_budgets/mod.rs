@@ -32,8 +32,8 @@ use self::judge::{Judgement, RunInputs, SinceLast, judge};
 use crate::context::{Context, OnStale};
 use crate::job::{Failure, Job, Mode};
 use books::limits::customer_facts::{self, CustomerFacts};
-use books::limits::due::{self, NextDecision, Taken};
 use books::limits::decisions::{NewDecisions, ObsoleteEntitlement, StoredNotifications, TurnLimit};
+use books::limits::due::{self, NextDecision, Taken};
 use books::limits::entitlement::{Entitlement, Freshness, Reason};
 use books::limits::settled::OpenUsage;
 use books::store::error::BooksError;
@@ -57,9 +57,9 @@ pub struct EnforceBudgets {
     pub dry_run: bool,
 }
 
-/// Whom a run looks at.
+/// Which customers a run looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
+pub enum Extent {
     Everybody,
     /// Those who are due; everybody, when something changed for everybody or a day has passed.
     Due,
@@ -147,11 +147,11 @@ impl Job for EnforceBudgets {
     }
 
     async fn run(self, context: &Context, now: Timestamp) -> Result<EnforceReport, Failure> {
-        let (mode, scope) = match self.dry_run {
-            true => (Mode::DryRun, Scope::Everybody),
-            false => (Mode::Write, Scope::Due),
+        let (mode, extent) = match self.dry_run {
+            true => (Mode::DryRun, Extent::Everybody),
+            false => (Mode::Write, Extent::Due),
         };
-        let mut run = Run::begin(context, now, mode, scope).await?;
+        let mut run = Run::begin(context, now, mode, extent).await?;
         while run.next_page().await? {
             // page by page: at the start of a month, every decision of every customer changes
             run.report.truncate(STORED_CHANGES);
@@ -168,7 +168,7 @@ impl Job for EnforceBudgets {
 /// Decides for every customer as of `now`, and lists every change.
 /// After an error, customers that were written stay written; the next run goes on.
 pub async fn enforce(context: &Context, now: Timestamp, mode: Mode) -> Result<EnforceReport, BooksError> {
-    let mut run = Run::begin(context, now, mode, Scope::Everybody).await?;
+    let mut run = Run::begin(context, now, mode, Extent::Everybody).await?;
     while run.next_page().await? {}
     run.finish().await
 }
@@ -176,7 +176,7 @@ pub async fn enforce(context: &Context, now: Timestamp, mode: Mode) -> Result<En
 /// What the next run would change: for one customer, or for all. Writes nothing.
 pub async fn preview(context: &Context, customer: Option<String>, now: Timestamp) -> Result<EnforceReport, BooksError> {
     let Some(customer) = customer else { return enforce(context, now, Mode::DryRun).await };
-    let mut run = Run::begin(context, now, Mode::DryRun, Scope::Everybody).await?;
+    let mut run = Run::begin(context, now, Mode::DryRun, Extent::Everybody).await?;
     run.pages = Pages::Listed(vec![customer]);
     run.next_page().await?;
     Ok(run.report)
@@ -229,11 +229,11 @@ struct Judged {
 }
 
 impl<'a> Run<'a> {
-    async fn begin(context: &'a Context, now: Timestamp, mode: Mode, scope: Scope) -> Result<Self, BooksError> {
+    async fn begin(context: &'a Context, now: Timestamp, mode: Mode, extent: Extent) -> Result<Self, BooksError> {
         context.books.require_migrated().await?;
         let mut inputs = RunInputs::load(context, now, mode).await?;
         let is_stale = inputs.freshness == Freshness::Stale || inputs.too_old;
-        let everybody = scope == Scope::Everybody || inputs.must_sweep();
+        let everybody = extent == Extent::Everybody || inputs.must_sweep();
         if everybody {
             inputs.run.swept_at = inputs.now;
         }
@@ -354,7 +354,9 @@ impl<'a> Run<'a> {
         }
         let now = self.inputs.now.as_second();
         let stored = self.context.books.with_connection(async move |c| due::read(c, &suspects).await).await?;
-        for customer in stored.iter().filter(|(id, at)| **at > now && taken.stored.get(*id) == Some(*at)).map(|(id, _)| id) {
+        for customer in
+            stored.iter().filter(|(id, at)| **at > now && taken.stored.get(*id) == Some(*at)).map(|(id, _)| id)
+        {
             tracing::error!(customer, "{customer} was to be decided anew, and nothing had made the customer due");
             self.report.missed += 1;
             if self.report.missed_customers.len() < STORED_CHANGES {

@@ -8,8 +8,7 @@
 use books::BooksError;
 use books::store::connection::{Row, Value};
 
-use super::jobs_table::OPEN;
-use super::types::NewJob;
+use super::types::{NewJob, OPEN};
 
 /// A kind, and its job.
 #[derive(Clone, Debug)]

@@ -13,14 +13,11 @@ use serde::Serialize;
 use tokio::sync::Notify;
 use ulid::Ulid;
 
-use super::due_kinds::{self, DueAt};
-use super::leases::Claimer;
-use super::types::{Clock, Enqueued, JobFilter, JobRow, JobState, NewJob};
+use super::due_kinds::{self, DueAt, DueKind};
+use super::types::{Clock, Enqueued, JobFilter, JobRow, JobState, NewJob, OPEN};
 
 /// The most rows that one statement deletes, so that the write lock is short.
 const ROWS_AT_ONCE: i64 = 500;
-/// The states in which a job is not finished, as the partial indexes spell them.
-pub(super) const OPEN: &str = "state IN ('pending', 'scheduled', 'running', 'retrying')";
 const COLUMNS: &str = "seq, id, kind, payload, state, priority, key, lane, parent, origin, run_at, attempts, max_attempts, \
     lease, worker, awaits, reason, report, attention, enqueued_at, started_at, finished_at";
 
@@ -187,8 +184,8 @@ async fn expedite(c: &Connection, rows: &Rows) -> Result<(), BooksError> {
 
 impl Queue {
     /// What a worker of these kinds should know of.
-    pub(crate) async fn look(&self, by: &Claimer, kinds: &[&str]) -> Result<Look, BooksError> {
-        let (mut values, due) = (vec![json(kinds)?.into(), by.worker.clone().into()], Arc::clone(&by.due_kinds));
+    pub(crate) async fn look(&self, worker: &str, kinds: &[&str], due: &Arc<[DueKind]>) -> Result<Look, BooksError> {
+        let (mut values, due) = (vec![json(kinds)?.into(), worker.to_owned().into()], Arc::clone(due));
         let columns = due_kinds::columns(&due, &mut values);
         self.db
             .with_connection(async move |c| {

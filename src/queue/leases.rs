@@ -13,8 +13,8 @@ use serde::Serialize;
 
 use super::claim::Claim;
 use super::due_kinds::{self, DueAt, DueKind};
-use super::jobs_table::{OPEN, Queue};
-use super::types::{JobState, Step, WorkerState};
+use super::jobs_table::Queue;
+use super::types::{JobState, OPEN, Step, WorkerState};
 use super::update::{Backoff, JobUpdate};
 use super::workers_table::alive;
 

@@ -10,6 +10,9 @@ use jobs::job::{Job, Request};
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
+/// The states in which a job is not finished, as the partial indexes spell them.
+pub(super) const OPEN: &str = "state IN ('pending', 'scheduled', 'running', 'retrying')";
+
 /// A statement and its parameters.
 pub(super) type Step = (String, Vec<Value>);
 

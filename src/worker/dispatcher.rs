@@ -283,7 +283,8 @@ impl Dispatcher {
                 return Ok(false);
             }
         }
-        let look = queue.look(&self.shared.by, &self.shared.kinds.names()).await?;
+        let by = &self.shared.by;
+        let look = queue.look(&by.worker, &self.shared.kinds.names(), &by.due_kinds).await?;
         self.shared.saw_schema(look.schema);
         if look.others_run {
             self.shared.others_run.notify_one();

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on fails")]
 
 mod bad_input;
+mod due;
 mod enforce;
 mod forms;
 mod histories;

@@ -22,7 +22,7 @@ use crate::enforce::{BudgetFixture, at, plan};
 
 const DAY: i64 = 86_400;
 
-fn measuring() -> Arc<MeasuringSettings> {
+pub(crate) fn measuring() -> Arc<MeasuringSettings> {
     let meter = |name, accrues| MeasuredMeter::new(name, accrues, DAY, 1);
     let meters = vec![
         meter("chime_minutes", Accrues::AttendeeMinutes),
