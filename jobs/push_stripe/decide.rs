@@ -134,7 +134,7 @@ pub struct PeriodCase {
     pub currency: String,
 }
 
-/// An event that counts as sent: in any state but not received.
+/// An event that counts as sent, as `books/stripe/placement.rs` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EarlierEvent {
     /// Start of the period in which the usage was.
