@@ -319,11 +319,13 @@ impl Database {
         self.with_connection(async move |c| find(c, &id).await).await
     }
 
-    /// The invoice that an event is on by what is known now (the view `event_invoices`).
+    /// The invoice that an event is on by what is known now (the view `event_invoices`); none of an
+    /// event that is not received.
     pub async fn event_invoice(&self, seq: i64) -> Result<Option<EventInvoice>, BooksError> {
         self.with_connection(async move |c| {
             let sql = "SELECT p.subscription, v.starts_at, v.ends_at FROM event_invoices v JOIN meter_events i ON i.seq = v.seq \
-                       JOIN billing_periods p ON p.customer = i.customer AND p.starts_at = v.starts_at WHERE v.seq = ?1";
+                       JOIN billing_periods p ON p.customer = i.customer AND p.starts_at = v.starts_at \
+                       WHERE v.seq = ?1 AND i.state <> 'not_received'";
             let Some(row) = first_row(c, sql, params![seq]).await? else { return Ok(None) };
             let (starts_at, ends_at) = (instant(row.get(1)?), instant(row.get(2)?));
             Ok(Some(EventInvoice { subscription: row.get(0)?, starts_at, ends_at }))

@@ -201,11 +201,22 @@ fn table(events: &[MeterEvent], now: Timestamp) {
     print::table(&titles, events.iter().map(row).collect());
 }
 
+/// The invoice that an event is on, and what follows for its amount.
+fn placed(state: EventState, invoice: Option<&EventInvoice>) -> String {
+    let on = invoice.map(|on| format!("{}, {} to before {}", on.subscription, on.starts_at, on.ends_at));
+    match (state, on) {
+        (EventState::NotReceived, _) => "none: Stripe does not have it, and its amount is planned again".to_owned(),
+        (EventState::Discarded, on) => {
+            let on = on.unwrap_or_else(|| "none".to_owned());
+            format!("{on}; discarded, so its amount counts as sent and is not billed")
+        }
+        (_, Some(on)) => on,
+        (_, None) => "none, so its amount counts as not sent".to_owned(),
+    }
+}
+
 fn fields(i: &MeterEvent, invoice: Option<&EventInvoice>) -> Vec<(&'static str, String)> {
     let at = |t: Option<Timestamp>| t.map_or("-".to_owned(), |t| t.to_string());
-    let on = invoice.map_or("none, so its amount counts as not sent".to_owned(), |on| {
-        format!("{}, {} to before {}", on.subscription, on.starts_at, on.ends_at)
-    });
     vec![
         ("event", i.seq.to_string()),
         ("identifier", i.identifier.clone()),
@@ -213,12 +224,12 @@ fn fields(i: &MeterEvent, invoice: Option<&EventInvoice>) -> Vec<(&'static str, 
         ("meter", format!("{} ({})", i.meter, i.event_name)),
         ("usage of period", i.period_start.to_string()),
         ("planned for", format!("the invoice of {} to before {}", i.billed_start, i.billed_end)),
-        ("on invoice of", on),
+        ("on invoice of", placed(i.state, invoice)),
         ("value", i.value.to_string()),
         ("timestamp", i.timestamp.to_string()),
         ("send before", i.send_before.to_string()),
         ("state", i.state.name().to_owned()),
-        ("unconfirmed", if i.maybe_applied { "yes: an attempt may have been applied" } else { "no" }.to_owned()),
+        ("was unconfirmed", if i.maybe_applied { "yes: an attempt may have been applied" } else { "no" }.to_owned()),
         ("attempts", i.attempts.to_string()),
         ("first attempt", at(i.first_attempt_at)),
         ("last attempt", at(i.last_attempt_at)),
@@ -229,4 +240,28 @@ fn fields(i: &MeterEvent, invoice: Option<&EventInvoice>) -> Vec<(&'static str, 
         ("sent by", if i.imported { IMPORTED } else { "these books" }.to_owned()),
         ("error", i.error.clone().unwrap_or_else(|| "-".into())),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_amount_counts_as_sent_as_placement_says() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let (starts_at, ends_at) = (at("2026-10-01T00:00:00Z"), at("2026-11-01T00:00:00Z"));
+        let invoice = EventInvoice { subscription: "sub_ann".into(), starts_at, ends_at };
+        let on = "sub_ann, 2026-10-01T00:00:00Z to before 2026-11-01T00:00:00Z";
+        let not_billed = "discarded, so its amount counts as sent and is not billed";
+        let not_received = "none: Stripe does not have it, and its amount is planned again";
+        for state in [EventState::Pending, EventState::Unconfirmed, EventState::Accepted, EventState::Refused] {
+            assert_eq!(placed(state, Some(&invoice)), on);
+            assert_eq!(placed(state, None), "none, so its amount counts as not sent");
+        }
+        assert_eq!(placed(EventState::Discarded, Some(&invoice)), format!("{on}; {not_billed}"));
+        assert_eq!(placed(EventState::Discarded, None), format!("none; {not_billed}"));
+        for invoice in [Some(&invoice), None] {
+            assert_eq!(placed(EventState::NotReceived, invoice), not_received);
+        }
+    }
 }

@@ -114,6 +114,9 @@ fn a_refused_event_is_kept_until_a_person_decides() {
         .ends(2)
         .says(&["no event `99999`", "nothing was changed"]);
     fixture.run(&format!("events retry {id} --reason again")).ends(1).says(&["is not_received"]);
+    fixture.run(&format!("events show {id}")).ends(0).says(&["on invoice of    none: Stripe does not have it"]);
+    let shown = fixture.run(&format!("events show {id} --json")).ends(0).json();
+    assert_eq!(shown["invoice"], serde_json::Value::Null, "{shown}");
     // the customer has another id at Stripe now
     let began = Timestamp::now().as_second() - 10 * DAY;
     fixture.stripe.world().add_customer("cus_bob2");
