@@ -37,6 +37,8 @@ pub struct Customer {
 pub struct SubscriptionRow {
     pub id: String,
     pub status: String,
+    /// The Stripe customer that it belongs to; none until `sync_stripe` has read it.
+    pub stripe_customer: Option<String>,
     pub anchor_at: Timestamp,
     pub started_at: Timestamp,
     pub ended_at: Option<Timestamp>,
@@ -229,7 +231,8 @@ const ADD: &str = "INSERT INTO customers (id, plan, stripe_customer_id, status) 
     ON CONFLICT (id) DO NOTHING";
 
 async fn subscriptions(c: &Connection, customer: &str) -> Result<Vec<SubscriptionRow>, BooksError> {
-    let sql = "SELECT id, status, anchor_at, started_at, ended_at FROM subscriptions WHERE customer = ?1 ORDER BY started_at DESC";
+    let sql = "SELECT id, status, anchor_at, started_at, ended_at, stripe_customer FROM subscriptions \
+               WHERE customer = ?1 ORDER BY started_at DESC";
     let mut rows = c.query(sql, params![customer]).await?;
     let mut found = vec![];
     while let Some(row) = rows.next().await? {
@@ -239,6 +242,7 @@ async fn subscriptions(c: &Connection, customer: &str) -> Result<Vec<Subscriptio
             anchor_at: instant(row.get(2)?),
             started_at: instant(row.get(3)?),
             ended_at: row.get::<Option<i64>>(4)?.map(instant),
+            stripe_customer: row.get(5)?,
         });
     }
     Ok(found)

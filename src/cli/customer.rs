@@ -107,11 +107,13 @@ async fn show(config: &Config, customer: &str, json: bool, now: Timestamp) -> an
         print::json(&serde_json::json!({ "customer": one, "budgets": budgets, "entitlements": decided }))?;
         return Ok(Exit::Ok);
     }
-    let stripe = one.stripe_customer_id.as_deref().map(|id| format!(", Stripe customer {id}")).unwrap_or_default();
-    print::out(&format!("{}: plan {}, {}, since {}{stripe}", one.id, one.plan, one.status, one.created_at));
+    let stripe = |id: Option<&String>| id.map(|id| format!(", Stripe customer {id}")).unwrap_or_default();
+    let of = stripe(one.stripe_customer_id.as_ref());
+    print::out(&format!("{}: plan {}, {}, since {}{of}", one.id, one.plan, one.status, one.created_at));
     for s in &one.subscriptions {
-        let end = s.ended_at.map(|at| format!(", ended {at}")).unwrap_or_default();
-        print::out(&format!("subscription {}: {}, from {}, anchor {}{end}", s.id, s.status, s.started_at, s.anchor_at));
+        let (end, of) = (s.ended_at.map(|at| format!(", ended {at}")).unwrap_or_default(), stripe(s.stripe_customer.as_ref()));
+        let since = format!("from {}, anchor {}{end}", s.started_at, s.anchor_at);
+        print::out(&format!("subscription {}: {}, {since}{of}", s.id, s.status));
     }
     print::out("");
     let period = |p: &books::customers::customer::PeriodRow| {
