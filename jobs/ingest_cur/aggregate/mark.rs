@@ -1,5 +1,6 @@
-//! Marks of line types. Lines that a meter would count and that do not count are summed in a line
-//! group of their own, which is excluded, so that the sums of a meter still add up.
+//! Marks on line types. Some lines fit a meter and have a line type that counts, and are left out:
+//! split-cost children and faulty lines. A mark on the line type puts them into a line group of
+//! their own, which is excluded, so that the sums of a meter still add up.
 
 /// Marks the line type of lines that are summed apart from others of their kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
