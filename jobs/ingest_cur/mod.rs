@@ -163,8 +163,8 @@ async fn ingest(job: &IngestCur, export: &Export, context: &Context, now: Timest
     let booked_already = already_booked(&manifest, &key, &booked, now);
     let accepted = match &job.accept {
         Some(accept) if booked_already.is_none() || !key.version.starts_with(&accept.version) => {
-            let held = context.books.held_versions(&bill).await?;
-            let accepted = hold::accepted(accept, &key, &held, job.month);
+            let on_hold = context.books.versions_on_hold(&bill).await?;
+            let accepted = hold::accepted(accept, &key, &on_hold, job.month);
             Some(accepted.map_err(|why| Failure::GiveUp(anyhow!(why)))?)
         }
         _ => None,
