@@ -9,7 +9,6 @@ use serde::Serialize;
 use crate::store::database::Database;
 use crate::store::error::BooksError;
 use crate::store::rows::json;
-use crate::store::settings;
 
 /// A subscription to be stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -159,10 +158,5 @@ impl Database {
             Ok(found)
         })
         .await
-    }
-
-    /// Stores a setting.
-    pub async fn remember(&self, name: &'static str, value: String) -> Result<(), BooksError> {
-        self.transaction(async move |c| settings::put(c, name, &value).await).await
     }
 }
