@@ -159,7 +159,7 @@ fn surplus(known: KnownEvents, seen: i64) -> i64 {
 }
 
 /// What a person has made good stays as it is. A shortage is still there whatever was sent since;
-/// too much may have been taken back, so it is left out only where a stretch still has it. Pure.
+/// too much may have been taken back, so it is left out only where a window still has it. Pure.
 fn without_acknowledged(surpluses: [i64; 2], shortfall: i64) -> [i64; 2] {
     match surpluses {
         [covered, rest] if shortfall > 0 => [covered.saturating_add(shortfall), rest],
