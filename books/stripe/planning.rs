@@ -148,16 +148,16 @@ const USAGE: &str = concat!(
 );
 
 /// ?1 [`FirstPeriod`]s; ?2 meters.
-const SENT: &str = "SELECT i.customer, i.meter, i.seq, i.period_start, i.timestamp, i.value, i.state, i.stripe_customer, \
-      i.billed_start, i.billed_end, i.send_before, i.taken_at, p.starts_at, p.covered_until, iif(p.subscription IS NULL, p.ends_at, p.covered_until), \
-      coalesce((SELECT stripe_customer FROM subscriptions WHERE id = p.subscription), (SELECT stripe_customer_id FROM customers WHERE id = i.customer)), \
-      EXISTS (SELECT 1 FROM subscriptions s WHERE s.customer = i.customer AND coalesce(s.stripe_customer, i.stripe_customer) = i.stripe_customer \
-        AND s.started_at <= i.timestamp AND coalesce(i.timestamp < s.ended_at, true) AND s.status NOT IN ('incomplete', 'incomplete_expired')) \
-    FROM json_each(?1) j CROSS JOIN json_each(?2) m CROSS JOIN meter_events i INDEXED BY meter_events_by_time \
-      ON i.customer = j.value ->> 'customer' AND i.meter = m.value AND i.timestamp >= j.value ->> 'start' \
-    LEFT JOIN covered_periods p ON p.customer = i.customer AND p.ends_at > i.timestamp \
-      AND p.starts_at = (SELECT max(starts_at) FROM billing_periods WHERE customer = i.customer AND starts_at <= i.timestamp) \
-    WHERE i.state <> 'not_received' ORDER BY i.customer, i.meter, i.timestamp, i.seq";
+const SENT: &str = "SELECT e.customer, e.meter, e.seq, e.period_start, e.timestamp, e.value, e.state, e.stripe_customer, \
+      e.billed_start, e.billed_end, e.send_before, e.taken_at, p.starts_at, p.covered_until, iif(p.subscription IS NULL, p.ends_at, p.covered_until), \
+      coalesce((SELECT stripe_customer FROM subscriptions WHERE id = p.subscription), (SELECT stripe_customer_id FROM customers WHERE id = e.customer)), \
+      EXISTS (SELECT 1 FROM subscriptions s WHERE s.customer = e.customer AND coalesce(s.stripe_customer, e.stripe_customer) = e.stripe_customer \
+        AND s.started_at <= e.timestamp AND coalesce(e.timestamp < s.ended_at, true) AND s.status NOT IN ('incomplete', 'incomplete_expired')) \
+    FROM json_each(?1) j CROSS JOIN json_each(?2) m CROSS JOIN meter_events e INDEXED BY meter_events_by_time \
+      ON e.customer = j.value ->> 'customer' AND e.meter = m.value AND e.timestamp >= j.value ->> 'start' \
+    LEFT JOIN covered_periods p ON p.customer = e.customer AND p.ends_at > e.timestamp \
+      AND p.starts_at = (SELECT max(starts_at) FROM billing_periods WHERE customer = e.customer AND starts_at <= e.timestamp) \
+    WHERE e.state <> 'not_received' ORDER BY e.customer, e.meter, e.timestamp, e.seq";
 
 /// ?1 [`FirstPeriod`]s; ?2 meters.
 const TARGETS: &str = "SELECT t.customer, t.meter, t.period_start, t.plan, t.period_end, t.target, t.deferred, t.deferred_reason, \

@@ -115,8 +115,8 @@ const TOTALS: &str = "SELECT b.customer, m.meter, b.starts_at, b.covered_until, 
     FROM customers c CROSS JOIN covered_periods b ON b.customer = c.id CROSS JOIN stripe_meters m \
     LEFT JOIN billing_targets t ON t.customer = b.customer AND t.meter = m.meter AND t.period_start = b.starts_at \
     WHERE owner IS NOT NULL AND b.starts_at < ?1 AND b.ends_at > ?2 \
-      AND (b.covered_until > b.starts_at OR EXISTS (SELECT 1 FROM meter_events i INDEXED BY meter_events_by_time WHERE i.customer = b.customer \
-           AND i.meter = m.meter AND i.timestamp >= b.starts_at AND i.timestamp < b.ends_at AND i.attempts > 0)) \
+      AND (b.covered_until > b.starts_at OR EXISTS (SELECT 1 FROM meter_events e INDEXED BY meter_events_by_time WHERE e.customer = b.customer \
+           AND e.meter = m.meter AND e.timestamp >= b.starts_at AND e.timestamp < b.ends_at AND e.attempts > 0)) \
     ORDER BY b.customer, b.starts_at, m.meter";
 
 /// Makes the target's row, if there is none, with what the next planning will correct; notes what

@@ -174,26 +174,26 @@ async fn act(
 const IMPORTED: &str = "imported from Stripe's total after a restoration";
 
 fn table(events: &[MeterEvent], now: Timestamp) {
-    let row = |i: &MeterEvent| {
+    let row = |event: &MeterEvent| {
         let carried =
-            if i.billed_start == i.period_start { String::new() } else { format!("on {:.0}", i.billed_start) };
-        let next = match i.next_at {
+            if event.billed_start == event.period_start { String::new() } else { format!("on {:.0}", event.billed_start) };
+        let next = match event.next_at {
             Some(at) if at > now => format!(", again in {}", print::span(at.duration_since(now))),
             Some(_) => ", due".to_owned(),
-            None if i.state == EventState::Unconfirmed => ", Stripe's totals decide".to_owned(),
+            None if event.state == EventState::Unconfirmed => ", Stripe's totals decide".to_owned(),
             None => String::new(),
         };
         vec![
-            i.seq.to_string(),
-            ago(i.created_at, now),
-            i.customer.clone(),
-            i.meter.clone(),
-            i.period_start.to_string(),
+            event.seq.to_string(),
+            ago(event.created_at, now),
+            event.customer.clone(),
+            event.meter.clone(),
+            event.period_start.to_string(),
             carried,
-            i.value.to_string(),
-            format!("{}{next}", i.state.name()),
-            i.attempts.to_string(),
-            if i.imported { IMPORTED.to_owned() } else { i.error.clone().unwrap_or_default() },
+            event.value.to_string(),
+            format!("{}{next}", event.state.name()),
+            event.attempts.to_string(),
+            if event.imported { IMPORTED.to_owned() } else { event.error.clone().unwrap_or_default() },
         ]
     };
     let titles =
@@ -215,30 +215,30 @@ fn placed(state: EventState, invoice: Option<&EventInvoice>) -> String {
     }
 }
 
-fn fields(i: &MeterEvent, invoice: Option<&EventInvoice>) -> Vec<(&'static str, String)> {
+fn fields(event: &MeterEvent, invoice: Option<&EventInvoice>) -> Vec<(&'static str, String)> {
     let at = |t: Option<Timestamp>| t.map_or("-".to_owned(), |t| t.to_string());
     vec![
-        ("event", i.seq.to_string()),
-        ("identifier", i.identifier.clone()),
-        ("customer", format!("{} ({})", i.customer, i.stripe_customer)),
-        ("meter", format!("{} ({})", i.meter, i.event_name)),
-        ("usage of period", i.period_start.to_string()),
-        ("planned for", format!("the invoice of {} to before {}", i.billed_start, i.billed_end)),
-        ("on invoice of", placed(i.state, invoice)),
-        ("value", i.value.to_string()),
-        ("timestamp", i.timestamp.to_string()),
-        ("send before", i.send_before.to_string()),
-        ("state", i.state.name().to_owned()),
-        ("was unconfirmed", if i.maybe_applied { "yes: an attempt may have been applied" } else { "no" }.to_owned()),
-        ("attempts", i.attempts.to_string()),
-        ("first attempt", at(i.first_attempt_at)),
-        ("last attempt", at(i.last_attempt_at)),
-        ("next attempt", at(i.next_at)),
-        ("made", i.created_at.to_string()),
-        ("settled", at(i.settled_at)),
-        ("request", i.request_id.clone().unwrap_or_else(|| "-".into())),
-        ("sent by", if i.imported { IMPORTED } else { "these books" }.to_owned()),
-        ("error", i.error.clone().unwrap_or_else(|| "-".into())),
+        ("event", event.seq.to_string()),
+        ("identifier", event.identifier.clone()),
+        ("customer", format!("{} ({})", event.customer, event.stripe_customer)),
+        ("meter", format!("{} ({})", event.meter, event.event_name)),
+        ("usage of period", event.period_start.to_string()),
+        ("planned for", format!("the invoice of {} to before {}", event.billed_start, event.billed_end)),
+        ("on invoice of", placed(event.state, invoice)),
+        ("value", event.value.to_string()),
+        ("timestamp", event.timestamp.to_string()),
+        ("send before", event.send_before.to_string()),
+        ("state", event.state.name().to_owned()),
+        ("was unconfirmed", if event.maybe_applied { "yes: an attempt may have been applied" } else { "no" }.to_owned()),
+        ("attempts", event.attempts.to_string()),
+        ("first attempt", at(event.first_attempt_at)),
+        ("last attempt", at(event.last_attempt_at)),
+        ("next attempt", at(event.next_at)),
+        ("made", event.created_at.to_string()),
+        ("settled", at(event.settled_at)),
+        ("request", event.request_id.clone().unwrap_or_else(|| "-".into())),
+        ("sent by", if event.imported { IMPORTED } else { "these books" }.to_owned()),
+        ("error", event.error.clone().unwrap_or_else(|| "-".into())),
     ]
 }
 
