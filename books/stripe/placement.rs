@@ -47,7 +47,7 @@
 
 use crate::stripe::invoice::{InvoicePeriod, MARGIN, closes};
 use crate::stripe::meter_event::EventState;
-use crate::stripe::planning::SentEvent;
+use crate::stripe::planning::EarlierMeterEvent;
 
 /// What an event means for planning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,7 +69,7 @@ pub enum Change {
 }
 
 /// The invoice that an event is on.
-pub fn invoice_of(event: &SentEvent) -> Option<InvoicePeriod> {
+pub fn invoice_of(event: &EarlierMeterEvent) -> Option<InvoicePeriod> {
     let period = event.period.as_ref()?;
     let covered = event.subscribed && event.timestamp < period.covered_until;
     let grace = event.send_before - event.billed.end + MARGIN;
@@ -78,7 +78,7 @@ pub fn invoice_of(event: &SentEvent) -> Option<InvoicePeriod> {
 }
 
 /// What an event means as of `now`; `grace` is that of today.
-pub fn place(event: &SentEvent, now: i64, grace: i64) -> Placement {
+pub fn place(event: &EarlierMeterEvent, now: i64, grace: i64) -> Placement {
     let invoice = invoice_of(event);
     let closed = event.period.as_ref().is_some_and(|p| now >= closes(p.takes_until, grace));
     let own = event.own_stripe_customer.as_ref();

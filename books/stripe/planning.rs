@@ -22,7 +22,7 @@ pub struct DueCustomer {
     /// Whether `customers` has the customer. Usage may carry a tag without a customer.
     pub known: bool,
     /// False until `roll_periods` has made the billing periods of changed subscriptions.
-    pub settled: bool,
+    pub periods_are_current: bool,
     /// Whether there is usage on days before the first billing period.
     pub used_before_first_period: bool,
     pub stripe_customer: Option<String>,
@@ -39,7 +39,7 @@ pub struct DueCustomer {
     /// period.
     pub targets: BTreeMap<(String, i64), StoredTarget>,
     /// Events in any state but `not_received`, by meter.
-    pub sent: BTreeMap<String, Vec<SentEvent>>,
+    pub events: BTreeMap<String, Vec<EarlierMeterEvent>>,
     /// Meters with a refused event, in any period.
     pub refused: BTreeSet<String>,
 }
@@ -75,7 +75,7 @@ pub struct DuePeriod {
 
 /// A meter event, with the columns that planning reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SentEvent {
+pub struct EarlierMeterEvent {
     pub seq: i64,
     pub period_start: i64,
     pub timestamp: i64,
@@ -112,7 +112,7 @@ struct UsageDays<'a> {
     last: Day,
 }
 
-/// A parameter of [`SENT`] and [`TARGETS`]: the first period of a customer that is planned.
+/// A parameter of [`EVENTS`] and [`TARGETS`]: the first period of a customer that is planned.
 #[derive(Serialize)]
 struct FirstPeriod<'a> {
     customer: &'a str,
@@ -148,7 +148,7 @@ const USAGE: &str = concat!(
 );
 
 /// ?1 [`FirstPeriod`]s; ?2 meters.
-const SENT: &str = "SELECT e.customer, e.meter, e.seq, e.period_start, e.timestamp, e.value, e.state, e.stripe_customer, \
+const EVENTS: &str = "SELECT e.customer, e.meter, e.seq, e.period_start, e.timestamp, e.value, e.state, e.stripe_customer, \
       e.billed_start, e.billed_end, e.send_before, e.taken_at, p.starts_at, p.covered_until, iif(p.subscription IS NULL, p.ends_at, p.covered_until), \
       coalesce((SELECT stripe_customer FROM subscriptions WHERE id = p.subscription), (SELECT stripe_customer_id FROM customers WHERE id = e.customer)), \
       EXISTS (SELECT 1 FROM subscriptions s WHERE s.customer = e.customer AND coalesce(s.stripe_customer, e.stripe_customer) = e.stripe_customer \
@@ -232,7 +232,7 @@ async fn read_customers(mut rows: Rows, found: &mut BTreeMap<String, DueCustomer
         if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
             (due.known, due.stripe_customer) = (true, row.get(1)?);
             due.used_before_first_period = row.get::<i64>(3)? == 1;
-            due.settled = row.get::<i64>(2)? == 1 && !due.used_before_first_period;
+            due.periods_are_current = row.get::<i64>(2)? == 1 && !due.used_before_first_period;
         }
     }
     Ok(())
@@ -291,7 +291,7 @@ async fn load_sums(
     let reads = vec![
         (USAGE, vec![stretches.into(), meters.clone().into()]),
         (TARGETS, vec![since.clone().into(), meters.clone().into()]),
-        (SENT, vec![since.into(), meters.into()]),
+        (EVENTS, vec![since.into(), meters.into()]),
     ];
     let mut results = c.batch(reads).await?.into_iter();
     let mut next = || results.next().unwrap_or_default();
@@ -316,18 +316,18 @@ async fn load_sums(
         };
         due.targets.insert((row.get(1)?, row.get(2)?), target);
     }
-    let mut sent = next();
-    while let Some(row) = sent.next().await? {
+    let mut events = next();
+    while let Some(row) = events.next().await? {
         let Some(due) = found.get_mut(&row.get::<String>(0)?) else { continue };
-        due.sent.entry(row.get(1)?).or_default().push(sent_event(&row)?);
+        due.events.entry(row.get(1)?).or_default().push(earlier_event(&row)?);
     }
     Ok(())
 }
 
-/// Reads a row of [`SENT`].
-fn sent_event(row: &Row) -> Result<SentEvent, BooksError> {
+/// Reads a row of [`EVENTS`].
+fn earlier_event(row: &Row) -> Result<EarlierMeterEvent, BooksError> {
     let state: String = row.get(6)?;
-    Ok(SentEvent {
+    Ok(EarlierMeterEvent {
         seq: row.get(2)?,
         period_start: row.get(3)?,
         timestamp: row.get(4)?,

@@ -18,7 +18,7 @@ use super::listed::{LISTED, most, shown};
 use crate::context::HoldPolicy;
 use books::units::calendar::Month;
 use books::units::words::{several, verb};
-use books::usage::bill::{VersionOnHold, VersionKey, words_digest};
+use books::usage::bill::{VersionKey, VersionOnHold, words_digest};
 
 /// Characters of a version that name it, at least.
 pub const VERSION_PREFIX: usize = 8;
@@ -312,10 +312,16 @@ mod tests {
 
     #[test]
     fn an_acceptance_is_about_one_version_as_it_was_looked_at() {
-        let on_hold =
-            |version: &str, manifest: &str| VersionOnHold { key: key(version, manifest), words: format!("w{manifest}") };
-        let all =
-            [on_hold("11111111-aa", "m"), on_hold("11111111-bb", "m"), on_hold("22222222-cc", "m"), on_hold("22222222-cc", "n")];
+        let on_hold = |version: &str, manifest: &str| VersionOnHold {
+            key: key(version, manifest),
+            words: format!("w{manifest}"),
+        };
+        let all = [
+            on_hold("11111111-aa", "m"),
+            on_hold("11111111-bb", "m"),
+            on_hold("22222222-cc", "m"),
+            on_hold("22222222-cc", "n"),
+        ];
         let month = "2026-10".parse().unwrap();
         let acceptance = |version: &str, seen: Option<&str>, reason: &str| {
             let seen = seen.map(words_digest);

@@ -10,8 +10,8 @@ use books::store::connection::{Connection, Write};
 use serde::{Deserialize, Serialize};
 
 use super::decide::{
-    BillingCase, Cut, DeferReason, Deferral, EarlierEvent, PeriodBilling, PeriodCase, PeriodDecision, decide,
-    look_again, target, timestamp,
+    BillingCase, Cut, DeferReason, Deferral, PeriodBilling, PeriodCase, PeriodDecision, SentEvent, decide, look_again,
+    target, timestamp,
 };
 use crate::job::Mode;
 use crate::stripe::Mapping;
@@ -24,7 +24,7 @@ use books::stripe::due::{self, DueAgain, DueSince};
 use books::stripe::invoice::{InvoicePeriod, LARGEST_VALUE};
 use books::stripe::meter_event::{self, EventState, NewMeterEvent};
 use books::stripe::placement::{Change, place};
-use books::stripe::planning::{self, DueCustomer, DuePeriod, DueSubscription, SentEvent};
+use books::stripe::planning::{self, DueCustomer, DuePeriod, DueSubscription, EarlierMeterEvent};
 use books::units::calendar::instant;
 use books::units::quantity::Quantity;
 
@@ -170,7 +170,7 @@ impl<'a> Planner<'a> {
         }
         self.outcome.customers += 1;
         // after a change of the subscription the periods' bounds change first
-        if !due.settled {
+        if !due.periods_are_current {
             if due.used_before_first_period {
                 self.changes.unrolled.push(customer.to_owned());
             }
@@ -206,14 +206,14 @@ impl<'a> Planner<'a> {
     /// The input of [`decide`] for a meter; collects the changes of its events.
     fn case(&mut self, of: CustomerMeter<'_>, rated: &[RatedPeriod]) -> BillingCase {
         let mut sent = vec![];
-        for event in of.sent() {
+        for event in of.events() {
             let placed = place(event, self.now, self.inputs.grace);
             match placed.change {
                 Some(Change::Withdraw) => self.changes.withdrawn.push(event.seq),
                 Some(Change::StopResending) => self.changes.not_resent.push(event.seq),
                 None => {}
             }
-            sent.extend(placed.sent.map(|invoice| EarlierEvent {
+            sent.extend(placed.sent.map(|invoice| SentEvent {
                 period_start: event.period_start,
                 timestamp: event.timestamp,
                 invoice,
@@ -297,8 +297,8 @@ impl<'a> Planner<'a> {
     fn add_target(&mut self, of: CustomerMeter<'_>, period: &PeriodCase, planned: PlannedPeriod<'_>) {
         let PlannedPeriod { decision, rated } = planned;
         let stored = of.stored(period.start);
-        let sent = of.sent().iter().any(|s| period.start <= s.timestamp && s.timestamp < period.end);
-        let is_empty = rated.used.is_zero() && !sent && *decision == PeriodDecision::default();
+        let has_event = of.events().iter().any(|event| period.start <= event.timestamp && event.timestamp < period.end);
+        let is_empty = rated.used.is_zero() && !has_event && *decision == PeriodDecision::default();
         // stored for every period with an invoice; and until what was used in advance is made up
         // for, because the next period begins with it
         let advanced = || {
@@ -348,8 +348,8 @@ impl<'a> CustomerMeter<'a> {
         of_subscription.or(self.due.stripe_customer.as_deref())
     }
 
-    fn sent(self) -> &'a [SentEvent] {
-        self.due.sent.get(self.meter).map(Vec::as_slice).unwrap_or_default()
+    fn events(self) -> &'a [EarlierMeterEvent] {
+        self.due.events.get(self.meter).map(Vec::as_slice).unwrap_or_default()
     }
 
     fn stored(self, period_start: i64) -> Option<&'a StoredTarget> {

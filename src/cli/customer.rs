@@ -111,7 +111,8 @@ async fn show(config: &Config, customer: &str, json: bool, now: Timestamp) -> an
     let of = stripe(one.stripe_customer_id.as_ref());
     print::out(&format!("{}: plan {}, {}, since {}{of}", one.id, one.plan, one.status, one.created_at));
     for s in &one.subscriptions {
-        let (end, of) = (s.ended_at.map(|at| format!(", ended {at}")).unwrap_or_default(), stripe(s.stripe_customer.as_ref()));
+        let (end, of) =
+            (s.ended_at.map(|at| format!(", ended {at}")).unwrap_or_default(), stripe(s.stripe_customer.as_ref()));
         let since = format!("from {}, anchor {}{end}", s.started_at, s.anchor_at);
         print::out(&format!("subscription {}: {}, {since}{of}", s.id, s.status));
     }

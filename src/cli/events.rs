@@ -175,8 +175,11 @@ const IMPORTED: &str = "imported from Stripe's total after a restoration";
 
 fn table(events: &[MeterEvent], now: Timestamp) {
     let row = |event: &MeterEvent| {
-        let carried =
-            if event.billed_start == event.period_start { String::new() } else { format!("on {:.0}", event.billed_start) };
+        let carried = if event.billed_start == event.period_start {
+            String::new()
+        } else {
+            format!("on {:.0}", event.billed_start)
+        };
         let next = match event.next_at {
             Some(at) if at > now => format!(", again in {}", print::span(at.duration_since(now))),
             Some(_) => ", due".to_owned(),
@@ -229,7 +232,10 @@ fn fields(event: &MeterEvent, invoice: Option<&EventInvoice>) -> Vec<(&'static s
         ("timestamp", event.timestamp.to_string()),
         ("send before", event.send_before.to_string()),
         ("state", event.state.name().to_owned()),
-        ("was unconfirmed", if event.maybe_applied { "yes: an attempt may have been applied" } else { "no" }.to_owned()),
+        (
+            "was unconfirmed",
+            if event.maybe_applied { "yes: an attempt may have been applied" } else { "no" }.to_owned(),
+        ),
         ("attempts", event.attempts.to_string()),
         ("first attempt", at(event.first_attempt_at)),
         ("last attempt", at(event.last_attempt_at)),

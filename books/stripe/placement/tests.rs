@@ -67,7 +67,7 @@ impl Situation {
             Period::WithoutSubscription | Period::Missing => (START, END),
         };
         let closes = takes_until + GRACE - MARGIN;
-        let event = SentEvent {
+        let event = EarlierMeterEvent {
             seq: 1,
             period_start: START,
             timestamp: AT,
@@ -90,7 +90,7 @@ impl Situation {
             subscribed: self.period != Period::OfAnother,
         };
         let not_taken = matches!(self.state, EventState::Pending | EventState::Sending | EventState::Unconfirmed);
-        let event = SentEvent { taken_at: event.taken_at.filter(|_| !not_taken), ..event };
+        let event = EarlierMeterEvent { taken_at: event.taken_at.filter(|_| !not_taken), ..event };
         place(&event, if self.open { closes - 1 } else { closes }, GRACE)
     }
 
@@ -222,7 +222,7 @@ async fn both(
         let asked = [DueSince { customer: customer.clone(), from_day: String::new() }];
         let due = load(c, &asked, &["m".to_owned()], 1_000_000, 0).await?.remove(&customer).unwrap();
         let mut found = vec![];
-        for event in due.sent.get("m").into_iter().flatten() {
+        for event in due.events.get("m").into_iter().flatten() {
             let row = first_row(c, "SELECT starts_at, ends_at FROM event_invoices WHERE seq = ?1", params![event.seq]).await?;
             let view = row.map(|row| Ok::<_, BooksError>(InvoicePeriod { start: row.get(0)?, end: row.get(1)? }));
             found.push((invoice_of(event), view.transpose()?));
@@ -286,7 +286,7 @@ async fn an_event_of_a_period_that_is_not_planned_is_on_its_own_subscriptions_in
     };
     let due = books.transaction(load).await.unwrap();
     assert_eq!(due.periods.iter().map(|p| p.start).collect::<Vec<_>>(), [0]);
-    let placed = place(&due.sent["m"][0], 100_000, GRACE);
+    let placed = place(&due.events["m"][0], 100_000, GRACE);
     let invoice = Some(InvoicePeriod { start: 1000, end: 2000 });
     assert_eq!(placed, Placement { sent: invoice, billed: true, change: None });
 }
