@@ -10,6 +10,16 @@ use crate::store::database::Database;
 use crate::store::error::BooksError;
 use crate::store::rows::json;
 
+/// Whether a subscription has begun, as an SQL condition on its alias: one that was never paid for
+/// has no periods, and bills nothing. It also stands in the `.sql` files of this folder and in the
+/// view `event_invoices`.
+macro_rules! has_begun {
+    ($alias:literal) => {
+        concat!($alias, ".status NOT IN ('incomplete', 'incomplete_expired')")
+    };
+}
+pub(crate) use has_begun;
+
 /// A subscription to be stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SubscriptionUpdate {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::store::connection::{Connection, Row, Rows, Write};
 use serde::Serialize;
 
+use crate::customers::subscription::has_begun;
 use crate::limits::rating::{PeriodDays, StretchUsage};
 use crate::limits::terms::TermsHistory;
 use crate::limits::terms_history;
@@ -12,7 +13,7 @@ use crate::store::error::BooksError;
 use crate::store::rows::{exact_sum, json, sum_of};
 use crate::stripe::billing_target::{StoredTarget, UsageParts};
 use crate::stripe::due::DueSince;
-use crate::stripe::invoice::InvoicePeriod;
+use crate::stripe::invoice::{InvoicePeriod, takes_until};
 use crate::stripe::meter_event::EventState;
 use crate::units::calendar::Day;
 
@@ -73,6 +74,13 @@ pub struct DuePeriod {
     pub days: PeriodDays,
 }
 
+impl DuePeriod {
+    /// See [`takes_until`].
+    pub fn takes_until(&self) -> i64 {
+        takes_until(self.subscription.as_deref(), self.covered_until, self.end)
+    }
+}
+
 /// A meter event, with the columns that planning reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EarlierMeterEvent {
@@ -100,7 +108,7 @@ pub struct EventPeriod {
     pub start: i64,
     /// As [`DuePeriod::covered_until`].
     pub covered_until: i64,
-    /// `covered_until`, or the period's end if it has no subscription.
+    /// See [`takes_until`].
     pub takes_until: i64,
 }
 
@@ -148,16 +156,20 @@ const USAGE: &str = concat!(
 );
 
 /// ?1 [`FirstPeriod`]s; ?2 meters.
-const EVENTS: &str = "SELECT e.customer, e.meter, e.seq, e.period_start, e.timestamp, e.value, e.state, e.stripe_customer, \
-      e.billed_start, e.billed_end, e.send_before, e.taken_at, p.starts_at, p.covered_until, iif(p.subscription IS NULL, p.ends_at, p.covered_until), \
+const EVENTS: &str = concat!(
+    "SELECT e.customer, e.meter, e.seq, e.period_start, e.timestamp, e.value, e.state, e.stripe_customer, \
+      e.billed_start, e.billed_end, e.send_before, e.taken_at, p.starts_at, p.covered_until, p.ends_at, p.subscription, \
       coalesce((SELECT stripe_customer FROM subscriptions WHERE id = p.subscription), (SELECT stripe_customer_id FROM customers WHERE id = e.customer)), \
       EXISTS (SELECT 1 FROM subscriptions s WHERE s.customer = e.customer AND coalesce(s.stripe_customer, e.stripe_customer) = e.stripe_customer \
-        AND s.started_at <= e.timestamp AND coalesce(e.timestamp < s.ended_at, true) AND s.status NOT IN ('incomplete', 'incomplete_expired')) \
+        AND s.started_at <= e.timestamp AND coalesce(e.timestamp < s.ended_at, true) AND ",
+    has_begun!("s"),
+    ") \
     FROM json_each(?1) j CROSS JOIN json_each(?2) m CROSS JOIN meter_events e INDEXED BY meter_events_by_time \
       ON e.customer = j.value ->> 'customer' AND e.meter = m.value AND e.timestamp >= j.value ->> 'start' \
     LEFT JOIN covered_periods p ON p.customer = e.customer AND p.ends_at > e.timestamp \
       AND p.starts_at = (SELECT max(starts_at) FROM billing_periods WHERE customer = e.customer AND starts_at <= e.timestamp) \
-    WHERE e.state <> 'not_received' ORDER BY e.customer, e.meter, e.timestamp, e.seq";
+    WHERE e.state <> 'not_received' ORDER BY e.customer, e.meter, e.timestamp, e.seq"
+);
 
 /// ?1 [`FirstPeriod`]s; ?2 meters.
 const TARGETS: &str = "SELECT t.customer, t.meter, t.period_start, t.plan, t.period_end, t.target, t.deferred, t.deferred_reason, \
@@ -168,10 +180,13 @@ const TARGETS: &str = "SELECT t.customer, t.meter, t.period_start, t.plan, t.per
          AND b.period_start < j.value ->> 'start'), j.value ->> 'start')";
 
 /// ?1 [`DueSince`]s.
-const SUBSCRIPTIONS: &str = "SELECT s.customer, s.id, s.status, coalesce(s.stripe_customer, c.stripe_customer_id), s.started_at, \
+const SUBSCRIPTIONS: &str = concat!(
+    "SELECT s.customer, s.id, s.status, coalesce(s.stripe_customer, c.stripe_customer_id), s.started_at, \
       CASE WHEN s.status = 'canceled' THEN coalesce(s.ended_at, max(s.updated_at, s.started_at + 1)) ELSE s.ended_at END \
     FROM json_each(?1) j JOIN subscriptions s ON s.customer = j.value ->> 'customer' LEFT JOIN customers c ON c.id = s.customer \
-    WHERE s.status NOT IN ('incomplete', 'incomplete_expired')";
+    WHERE ",
+    has_begun!("s")
+);
 
 /// ?1 [`DueSince`]s.
 const ITEMS: &str = "SELECT i.customer, i.subscription, i.stripe_meter, min(i.currency), count(*) FROM json_each(?1) j \
@@ -338,11 +353,15 @@ fn earlier_event(row: &Row) -> Result<EarlierMeterEvent, BooksError> {
         send_before: row.get(10)?,
         taken_at: row.get(11)?,
         period: match row.get::<Option<i64>>(12)? {
-            Some(start) => Some(EventPeriod { start, covered_until: row.get(13)?, takes_until: row.get(14)? }),
+            Some(start) => {
+                let (covered_until, subscription) = (row.get(13)?, row.get::<Option<String>>(15)?);
+                let takes_until = takes_until(subscription.as_deref(), covered_until, row.get(14)?);
+                Some(EventPeriod { start, covered_until, takes_until })
+            }
             None => None,
         },
-        own_stripe_customer: row.get(15)?,
-        subscribed: row.get::<i64>(16)? == 1,
+        own_stripe_customer: row.get(16)?,
+        subscribed: row.get::<i64>(17)? == 1,
     })
 }
 

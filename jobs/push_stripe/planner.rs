@@ -232,7 +232,7 @@ impl<'a> Planner<'a> {
     }
 
     fn period_case(&self, of: CustomerMeter<'_>, period: &DuePeriod, rated: &Rated) -> PeriodCase {
-        let until = invoiced_until(period);
+        let until = period.takes_until();
         let cut = if rated.house.is_zero() { Cut::Nowhere } else { Cut::AtBudget };
         PeriodCase {
             start: period.start,
@@ -372,7 +372,7 @@ impl<'a> CustomerMeter<'a> {
 
     /// The subscription that bills a period; none if the period has no invoice.
     fn billing(self, period: &DuePeriod, rated: &Rated, mode: Mode) -> Option<PeriodBilling> {
-        let id = period.subscription.as_ref().filter(|_| invoiced_until(period) > period.start)?;
+        let id = period.subscription.as_ref().filter(|_| period.takes_until() > period.start)?;
         let subscription = self.due.subscriptions.get(id);
         let status = subscription.map(|s| s.status.as_str()).unwrap_or_default();
         let stripe_id = self.mapped.stripe_id.as_ref();
@@ -446,12 +446,6 @@ fn is_same_target(stored: &StoredTarget, new: &NewTarget) -> bool {
         && stored.deferred == new.deferred
         && stored.parts == new.parts
         && stored.deferred_reason.as_deref() == new.deferred_reason
-}
-
-/// First instant that the period's invoice does not cover. A period without a subscription has no
-/// invoice; the result is then its end.
-fn invoiced_until(period: &DuePeriod) -> i64 {
-    if period.subscription.is_some() { period.covered_until } else { period.end }
 }
 
 impl Changes {

@@ -153,6 +153,7 @@ struct Generated {
 /// Its Stripe customer is unknown, the one that gets the events, or another.
 #[derive(Clone, Debug)]
 struct GeneratedSubscription {
+    status: &'static str,
     stripe_customer: Option<&'static str>,
     started: i64,
     ended: Option<i64>,
@@ -175,9 +176,11 @@ fn instants() -> impl Strategy<Value = i64> {
 fn history() -> impl Strategy<Value = (Vec<Generated>, Vec<GeneratedEvent>)> {
     let owner = prop::sample::select(vec![None, Some("cus"), Some("cus_other")]);
     let started = prop_oneof![2 => Just(0), 1 => instants()];
-    let subscription = (owner, started, prop::option::of(instants())).prop_map(|(stripe_customer, started, lived)| {
+    let status = prop_oneof![4 => Just("active"), 1 => Just("incomplete"), 1 => Just("incomplete_expired")];
+    let lived = prop::option::of(instants());
+    let subscription = (status, owner, started, lived).prop_map(|(status, stripe_customer, started, lived)| {
         let ended = lived.map(|seconds| started + seconds);
-        GeneratedSubscription { stripe_customer, started, ended }
+        GeneratedSubscription { status, stripe_customer, started, ended }
     });
     let period = ((1_i64..12).prop_map(|steps| steps * 300), prop::option::weighted(0.8, subscription))
         .prop_map(|(seconds, subscription)| Generated { seconds, subscription });
@@ -200,10 +203,11 @@ async fn both(
         let mut start = 0;
         for (at, period) in periods.iter().enumerate() {
             let subscription = period.subscription.as_ref().map(|_| format!("sub_{customer}_{at}"));
-            if let Some(GeneratedSubscription { stripe_customer, started, ended }) = period.subscription {
+            if let Some(GeneratedSubscription { status, stripe_customer, started, ended }) = period.subscription {
                 let sql = "INSERT INTO subscriptions (id, customer, status, anchor_at, started_at, ended_at, stripe_customer) \
-                           VALUES (?1, ?2, 'active', 0, ?3, ?4, ?5)";
-                c.execute(sql, params![subscription.clone(), customer.clone(), started, ended, stripe_customer]).await?;
+                           VALUES (?1, ?2, ?6, 0, ?3, ?4, ?5)";
+                let row = params![subscription.clone(), customer.clone(), started, ended, stripe_customer, status];
+                c.execute(sql, row).await?;
             }
             let sql = "INSERT INTO billing_periods (customer, starts_at, ends_at, subscription, first_day, last_day, opened_at) \
                        VALUES (?1, ?2, ?3, ?4, '1970-01-01', '1970-01-01', 0)";
