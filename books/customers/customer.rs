@@ -10,7 +10,7 @@ use crate::limits::plan::{DEFAULT_PLAN, Plans};
 use crate::store::database::Database;
 use crate::store::error::BooksError;
 use crate::store::pace::Pace;
-use crate::store::rows::{first_row, json};
+use crate::store::rows::{first_row, json, scaled_sum};
 use crate::units::calendar::{Month, instant};
 use crate::units::form;
 
@@ -87,10 +87,35 @@ pub enum CustomerError {
     Books(#[from] BooksError),
 }
 
+/// The counter of a meter in [`REFRESH_COUNTERS`]. The division makes a plain number for JavaScript.
+macro_rules! counter {
+    ($meter:literal) => {
+        concat!(
+            "(SELECT coalesce(",
+            scaled_sum!("quantity"),
+            ", 0) FROM booked_usage WHERE customer = customers.id AND meter = '",
+            $meter,
+            "' AND day BETWEEN max(coalesce(customers.counters_period, ''), ?1) || '-01' \
+                           AND max(coalesce(customers.counters_period, ''), ?1) || '-31') / 1e10"
+        )
+    };
+}
+
+/// ?1 the month, ?2 a JSON array of customers. Counters never go back to an earlier month: a long
+/// run that began before midnight must not undo the move into the new month.
+const REFRESH_COUNTERS: &str = concat!(
+    "UPDATE customers SET chime_minutes_used = ",
+    counter!("chime_minutes"),
+    ", storage_gb_used = ",
+    counter!("storage_gb"),
+    ", transfer_gb_used = ",
+    counter!("transfer_gb"),
+    ", counters_period = max(coalesce(counters_period, ''), ?1) WHERE id IN (SELECT value FROM json_each(?2))"
+);
+
 /// Recomputes the counters of the customers `ids` for `month`. Counters are never added to.
 pub async fn refresh_counters(c: &Connection, month: Month, ids: &[String]) -> Result<u64, BooksError> {
-    let values = params![month.to_string(), json(ids)?];
-    c.execute(include_str!("refresh_counters.sql"), values).await
+    c.execute(REFRESH_COUNTERS, params![month.to_string(), json(ids)?]).await
 }
 
 impl Database {

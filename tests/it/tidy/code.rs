@@ -139,6 +139,24 @@ fn floats_come_in_at_one_door_only() {
     assert_eq!(doors, [root().join("jobs/ingest_cur/batch.rs")], "law 4");
 }
 
+/// Files of `books` that write the unit of quantities out, each with its reason.
+const UNIT_WRITTEN_OUT: [(&str, &str); 3] = [
+    ("books/limits/customer_facts.sql", "a file of SQL cannot use a macro"),
+    ("books/store/rows.rs", "it gives the unit to all SQL"),
+    ("books/units/quantity.rs", "it is the unit"),
+];
+
+#[test]
+fn sql_has_the_unit_of_quantities_from_one_place() {
+    let is_unit = |number: &str| number.replace('_', "") == "10000000000";
+    let numbers = |text: &str| text.split(|c: char| !c.is_ascii_digit() && c != '_').any(is_unit);
+    assert!(numbers("sum(a / 10000000000)") && numbers("10_000_000_000;") && !numbers("100000000000"));
+    let all = [".rs", ".sql"].iter().flat_map(|ending| files(&root().join("books"), ending));
+    let found: BTreeSet<String> = all.filter(|path| numbers(&without_tests(path))).map(|path| shown(&path)).collect();
+    let allowed: BTreeSet<String> = UNIT_WRITTEN_OUT.iter().map(|(path, _)| (*path).to_owned()).collect();
+    assert_eq!(found, allowed, "10_000_000_000 is written out; use the macros of books/store/rows.rs");
+}
+
 #[test]
 fn files_stay_readable() {
     for path in sources() {
