@@ -2,6 +2,7 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use crate::queue::JobState;
 use crate::visible;
 
 /// The one style sheet.
@@ -129,16 +130,16 @@ fn drawing(class: &str, path: &str) -> Markup {
 }
 
 /// The state of a job.
-pub(super) fn state(state: &str, attention: bool) -> Markup {
+pub(super) fn state(state: JobState, attention: bool) -> Markup {
     let tone = match (state, attention) {
-        ("dead", _) => Tone::Bad,
-        (_, true) | ("retrying", _) => Tone::Warning,
-        ("done", _) => Tone::Good,
-        ("running", _) => Tone::Busy,
-        _ => Tone::Quiet,
+        (JobState::Dead, _) => Tone::Bad,
+        (_, true) | (JobState::Retrying, _) => Tone::Warning,
+        (JobState::Done, _) => Tone::Good,
+        (JobState::Running, _) => Tone::Busy,
+        (JobState::Pending | JobState::Scheduled | JobState::Cancelled, _) => Tone::Quiet,
     };
     html! {
-        span class={ "state " (tone.class()) } { (icon(tone)) span { (state) @if attention { ", needs attention" } } }
+        span class={ "state " (tone.class()) } { (icon(tone)) span { (state.as_str()) @if attention { ", needs attention" } } }
     }
 }
 

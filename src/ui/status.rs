@@ -323,7 +323,7 @@ fn runs(runs: &[RunRow], now: Timestamp) -> Markup {
             tr {
                 td.n { a href={ "/jobs/" (run.seq) } { (run.seq) } }
                 th.whole scope="row" { (run.kind) }
-                td { (state(&run.state, run.attention)) }
+                td { (state(run.state, run.attention)) }
                 td { (ago(run.at, now)) }
                 td.n { @if let Some(took) = run.took { (format::took(took)) } }
                 td.text { span.clip { (format::prose(&run.result)) } }
