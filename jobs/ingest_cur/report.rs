@@ -186,7 +186,8 @@ impl IngestReport {
                     .into(),
             );
         }
-        let no_amount = totals.lines.iter().filter(|l| Mark::NoAmount.is_on(&l.line_type)).map(|l| l.lines).sum::<u64>();
+        let no_amount =
+            totals.lines.iter().filter(|l| Mark::NoAmount.is_on(&l.line_type)).map(|l| l.lines).sum::<u64>();
         if no_amount > 0 {
             let (lines, have) = (several(no_amount, "line"), verb(no_amount, "has", "have"));
             warn(format!("{lines} {have} an amount that cannot be read; `meter discover` shows the kinds"));
