@@ -49,7 +49,6 @@ impl LastAudit {
 pub struct LastAudit {
     /// None = there was none yet.
     pub at: Option<jiff::Timestamp>,
-    /// Violations of each check.
     pub violations: BTreeMap<String, i64>,
     /// What became of all usage of each meter.
     pub billing: Vec<BillingSums>,
@@ -215,7 +214,6 @@ impl Database {
         .await
     }
 
-    /// The newest audit.
     pub async fn last_audit(&self) -> Result<LastAudit, BooksError> {
         self.with_connection(async |c| last_audit(c).await).await
     }

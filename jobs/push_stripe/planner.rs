@@ -87,7 +87,6 @@ pub(super) struct PlanOutcome {
     pub(super) unknown_plan: u64,
 }
 
-/// Changes to be written.
 #[derive(Debug, Default)]
 struct Changes {
     events: Vec<NewMeterEvent>,

@@ -108,7 +108,6 @@ pub(crate) fn cost(books: &Database) {
     }
 }
 
-/// Prints JSON.
 pub(crate) fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
     raw(&visible::json(&serde_json::to_string_pretty(value)?));
     Ok(())

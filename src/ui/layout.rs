@@ -5,7 +5,6 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use crate::queue::JobState;
 use crate::visible;
 
-/// The one style sheet.
 const STYLE: &str = include_str!("page.css");
 /// Three bars on blue, an inline SVG, so that no browser requests `/favicon.ico`.
 const FAVICON: &str = "data:image/svg+xml;base64,\

@@ -122,7 +122,6 @@ pub struct MeterReport {
     pub days: Vec<(String, Quantity)>,
     /// The customers with most of it, the largest first; empty in the report of one.
     pub customers: Vec<(String, Quantity)>,
-    /// More sentences.
     pub notes: Vec<String>,
 }
 
