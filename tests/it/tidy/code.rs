@@ -175,6 +175,75 @@ fn files_stay_readable() {
     }
 }
 
+/// The most parameters of a function, without `self`.
+const PARAMETERS: usize = 5;
+
+/// The functions that a source declares, each with the number of its parameters without `self`.
+fn functions(source: &str) -> Vec<(&str, usize)> {
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    let mut found = vec![];
+    for (at, _) in source.match_indices("fn ") {
+        let rest = &source[at + 3..];
+        let name = &rest[..rest.find(|c| !is_name(c)).unwrap_or(rest.len())];
+        if name.is_empty() || source[..at].ends_with(is_name) {
+            continue;
+        }
+        // the list of parameters is the first pair of parentheses outside of `<…>`
+        let (mut depth, mut generics, mut start, mut before) = (0_usize, 0_usize, None, ' ');
+        let (mut count, mut parameter) = (0, String::new());
+        for c in rest[name.len()..].chars() {
+            match c {
+                '<' => generics += 1,
+                '>' if before != '-' => generics = generics.saturating_sub(1),
+                '(' | '[' | '{' => depth += 1,
+                ')' | ']' | '}' => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            before = c;
+            match start {
+                None if generics == 0 && c == '(' => start = Some(depth),
+                // not declared here: a type, such as `fn (u8)` in a comment
+                None if generics == 0 && !c.is_whitespace() && c != '>' => break,
+                None => {}
+                Some(outer) if (generics == 0 && depth == outer && c == ',') || depth < outer => {
+                    let plain = parameter.trim().trim_start_matches(['&', ' ']);
+                    let words = plain.split(|c| !is_name(c) && c != '\'');
+                    let receiver =
+                        words.filter(|word| !word.starts_with('\'') && *word != "mut").find(|w| !w.is_empty());
+                    count += usize::from(!plain.is_empty() && receiver != Some("self"));
+                    parameter.clear();
+                    if depth < outer {
+                        found.push((name, count));
+                        break;
+                    }
+                }
+                Some(_) => parameter.push(c),
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn functions_have_few_parameters() {
+    let source = "fn a() {} pub async fn b<F: Fn(u8, u8) -> u8>(&'a mut self, f: F, (x, y): (u8, u8)) -> u8 {}
+        fn c(\n    mut self,\n    one: HashMap<u8, u8>,\n    two: impl Fn(u8, u8) -> u8,\n    three: [u8; 3],\n) {}";
+    assert_eq!(functions(source), [("a", 0), ("b", 2), ("c", 3)], "what is looked for is found");
+    let (mut seen, mut faults) = (0, vec![]);
+    for path in sources() {
+        let text = read(&path);
+        let code: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+        for (name, parameters) in functions(&code.join("\n")) {
+            seen += 1;
+            if parameters > PARAMETERS {
+                faults.push(format!("{}: {name} has {parameters}", shown(&path)));
+            }
+        }
+    }
+    assert!(seen > 3000, "only {seen} functions were found");
+    assert!(faults.is_empty(), "functions with more than {PARAMETERS} parameters: {faults:#?}");
+}
+
 /// The type that a line declares, and whether anybody may use it.
 fn declared(line: &str) -> Option<(&str, &str, bool)> {
     let line = line.trim_start();
