@@ -87,7 +87,8 @@ pub enum CustomerError {
     Books(#[from] BooksError),
 }
 
-/// The counter of a meter in [`REFRESH_COUNTERS`]. The division makes a plain number for JavaScript.
+/// The counter of a meter in [`REFRESH_COUNTERS`]. The division makes a plain number for
+/// JavaScript.
 macro_rules! counter {
     ($meter:literal) => {
         concat!(

@@ -203,7 +203,8 @@ impl Database {
         self.with_connection(async |c| Ok(crate::units::calendar::instant(clock(c).await?))).await
     }
 
-    /// Runs a transaction that changes nothing: the file, its folder or the token may forbid writing.
+    /// Runs a transaction that changes nothing: the file, its folder or the token may forbid to
+    /// write.
     pub async fn try_to_write(&self) -> Result<(), BooksError> {
         self.transaction(async |c| Ok(c.execute("DELETE FROM probes WHERE false", ()).await.map(drop)?)).await
     }

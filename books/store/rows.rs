@@ -78,8 +78,8 @@ pub async fn first_row(c: &Connection, sql: &str, params: impl IntoParams) -> Re
     c.query(sql, params).await?.next().await
 }
 
-/// [`UNIT`](crate::units::quantity::UNIT) as SQL. It also stands in triggers, and in the `.sql` file
-/// of `limits`.
+/// [`UNIT`](crate::units::quantity::UNIT) as SQL. It also stands in triggers, and in the `.sql`
+/// file of `limits`.
 macro_rules! unit {
     () => {
         "10000000000"

@@ -332,8 +332,8 @@ impl Database {
         self.transaction(async move |c| note(c, &of, None).await).await
     }
 
-    /// Imports the surplus of a total; nothing when the books know something else meanwhile, because
-    /// another command imports, too. Returns whether it was done.
+    /// Imports the surplus of a total; nothing when the books know something else meanwhile,
+    /// because another command imports, too. Returns whether it was done.
     pub async fn import_total(&self, read: ReadTotal, grace: i64, now: Timestamp) -> Result<bool, BooksError> {
         let now = now.as_second();
         self.transaction(async move |c| {

@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn rows_share_equal_maps() {
-        let mut maps = Growing::new(true);
+        let mut maps = Growing::maps();
         for json in ["{}", r#"{"a":"1","b":"2"}"#, "{}", r#"{"b":"2"}"#] {
             maps.push(json).unwrap();
         }

@@ -256,8 +256,8 @@ pub fn named<'a>(prefix: &str, versions: impl Iterator<Item = &'a str>) -> Resul
     }
 }
 
-/// What `acceptance` says about the delivery `newest`. `on_hold` are the versions of the bill that are
-/// on hold.
+/// What `acceptance` says about the delivery `newest`. `on_hold` are the versions of the bill that
+/// are on hold.
 ///
 /// # Errors
 /// When it names no version that is on hold, or not the words that it is on hold with; what to do.

@@ -7,9 +7,9 @@
 //!
 //! Three rules keep half of a bill out of the books. The manifest names the files, and all of them
 //! must be there, unchanged while they are read (`delivery`). A booking is staged in short
-//! transactions, and one small commit makes all of it count (`books::usage::booking`). A version that
-//! looks wrong (unknown line types, faulty lines, usage that shrank) is put on hold for a person
-//! instead of being booked (`hold`).
+//! transactions, and one small commit makes all of it count (`books::usage::booking`). A version
+//! that looks wrong (unknown line types, faulty lines, usage that shrank) is put on hold for a
+//! person instead of being booked (`hold`).
 
 pub mod aggregate;
 pub mod batch;

@@ -6,7 +6,7 @@
 /// line groups are stored with the mark at the end of the line type; only this file writes and
 /// reads that text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(in crate::ingest_cur) enum Mark {
+pub(crate) enum Mark {
     /// A split-cost child. The parent line carries the usage already.
     Split,
     NoAmount,
@@ -34,7 +34,7 @@ impl Mark {
     }
 
     /// Whether a line type has this mark.
-    pub(in crate::ingest_cur) fn is_on(self, line_type: &str) -> bool {
+    pub(crate) fn is_on(self, line_type: &str) -> bool {
         Self::strip(line_type).1.contains(&self)
     }
 
