@@ -170,3 +170,15 @@ impl Database {
         .await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_sql_files_have_the_same_condition() {
+        let files = [include_str!("known_periods.sql"), include_str!("customer_facts.sql")];
+        for text in files {
+            assert_eq!(text.matches("incomplete_expired").count(), text.matches(has_begun!("s")).count(), "{text}");
+            assert!(text.contains(has_begun!("s")), "{text}");
+        }
+    }
+}
