@@ -21,7 +21,6 @@ pub struct FoldMeasurements {}
 pub struct FoldMeasurementsReport {
     /// What was over before this day is folded.
     pub before: Day,
-    /// Measurements that were folded.
     pub folded: u64,
     /// Uses that reached their bound without an end since the run before.
     pub ended_by_bound: u64,

@@ -14,7 +14,7 @@ use crate::stripe::preconditions::{check_clock, failure, find_meters};
 use crate::stripe::{StripeAccount, StripeMode};
 use books::BooksError;
 use books::stripe::difference::Shortfall;
-use books::stripe::restore::{BillingHold, KnownEvents, RestoredTotal, TotalState};
+use books::stripe::restore::{BillingHold, KnownEvents, PeriodParts, ReadTotal, RestoredTotal, TotalState};
 use books::units::calendar::instant;
 
 /// What is done to restored books, in this order.
@@ -121,10 +121,14 @@ async fn import_total(
 ) -> Result<bool, Failure> {
     let books = &context.books;
     let known = books.known_events(of.clone()).await?;
-    let mut surpluses = [0, 0];
-    for (at, (from, to)) in of.windows().into_iter().enumerate().filter(|(_, (from, to))| from < to) {
-        match account.total(&of.stripe_meter, &of.stripe_customer, from, to).await {
-            Ok(seen) => surpluses[at] = surplus(known[at], seen),
+    let mut found = PeriodParts::default();
+    let PeriodParts { covered, rest } = of.windows().zip(known);
+    for ((window, known), found) in [(covered, &mut found.covered), (rest, &mut found.rest)] {
+        if window.is_empty() {
+            continue;
+        }
+        match account.total(&of.stripe_meter, &of.stripe_customer, window.start, window.end).await {
+            Ok(seen) => *found = surplus(known, seen),
             Err(error) if error.is_no_total() => {
                 let answer = format!("{}: {error}", of.stripe_customer);
                 books.not_imported(RestoredTotal { state: TotalState::NoTotal(answer), ..of }).await?;
@@ -133,9 +137,9 @@ async fn import_total(
             Err(error) => return Err(failure(error)),
         }
     }
-    let surpluses = without_acknowledged(surpluses, of.acknowledged);
+    let surplus = without_acknowledged(found, of.acknowledged);
     let before = if let TotalState::TooLittle(shortfall) = of.state { Some(shortfall) } else { None };
-    if let Some(shortfall) = too_little(surpluses, before, now.as_second())
+    if let Some(shortfall) = too_little(surplus, before, now.as_second())
         && now.as_second() - shortfall.since < context.billing.settle_delay
     {
         // that these books sent it is certain; that Stripe lost it is not, and to send it again by
@@ -144,9 +148,9 @@ async fn import_total(
         return Ok(false);
     }
     let name = format!("{} {}", of.customer, of.meter);
-    let done = books.import_total(of, known, surpluses, context.billing.grace, now).await?;
+    let done = books.import_total(ReadTotal { total: of, known, surplus }, context.billing.grace, now).await?;
     if done {
-        tracing::info!(?surpluses, "imported from Stripe's total: {name}");
+        tracing::info!(surplus.covered, surplus.rest, "imported from Stripe's total: {name}");
     }
     Ok(done)
 }
@@ -159,20 +163,24 @@ fn surplus(known: KnownEvents, seen: i64) -> i64 {
 }
 
 /// What a person has made good stays as it is. A shortage is still there whatever was sent since;
-/// too much may have been taken back, so it is left out only where a stretch still has it. Pure.
-fn without_acknowledged(surpluses: [i64; 2], shortfall: i64) -> [i64; 2] {
-    match surpluses {
-        [covered, rest] if shortfall > 0 => [covered.saturating_add(shortfall), rest],
-        [covered, rest] if shortfall < 0 && covered >= -shortfall => [covered + shortfall, rest],
-        [covered, rest] if shortfall < 0 && rest >= -shortfall => [covered, rest + shortfall],
-        as_they_are => as_they_are,
+/// too much may have been taken back, so it is left out only where a window still has it. Pure.
+fn without_acknowledged(surplus: PeriodParts<i64>, shortfall: i64) -> PeriodParts<i64> {
+    let PeriodParts { covered, rest } = surplus;
+    if shortfall > 0 {
+        PeriodParts { covered: covered.saturating_add(shortfall), rest }
+    } else if shortfall < 0 && covered >= -shortfall {
+        PeriodParts { covered: covered + shortfall, rest }
+    } else if shortfall < 0 && rest >= -shortfall {
+        PeriodParts { covered, rest: rest + shortfall }
+    } else {
+        surplus
     }
 }
 
 /// By how much Stripe is short of what the books know, and since when it was seen to be by just as
 /// much; none when it is not short. Pure.
-fn too_little(surpluses: [i64; 2], before: Option<Shortfall>, now: i64) -> Option<Shortfall> {
-    let amount = -surpluses.into_iter().filter(|surplus| *surplus < 0).fold(0_i64, i64::saturating_add);
+fn too_little(surplus: PeriodParts<i64>, before: Option<Shortfall>, now: i64) -> Option<Shortfall> {
+    let amount = -surplus.into_iter().filter(|surplus| *surplus < 0).fold(0_i64, i64::saturating_add);
     let same = before.filter(|before| before.amount == amount);
     (amount != 0).then(|| same.unwrap_or(Shortfall { amount, since: now }))
 }

@@ -284,7 +284,6 @@ impl fmt::Debug for Bucket {
 }
 
 impl Bucket {
-    /// Reads `bucket` through `client`.
     pub fn new(client: aws_sdk_s3::Client, bucket: impl Into<String>, access: Access) -> Self {
         Self { client, bucket: bucket.into(), access, fetched: Fetched::default() }
     }

@@ -27,8 +27,9 @@ use books::{BooksError, Database};
 const FULL: i64 = 86_400;
 /// Seconds before the last run from which subscriptions are read again.
 const OVERLAP: i64 = 86_400;
-/// The settings that hold the instants of the last full pass and of the last run.
-const REMEMBERED: [&str; 2] = ["synced_full", "synced"];
+/// The settings with the instants of the last full pass and of the last run.
+const LAST_FULL_PASS: &str = "synced_full";
+const LAST_RUN: &str = "synced";
 
 /// Read subscriptions from Stripe.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,7 +122,7 @@ pub async fn last_read(books: &Database) -> Result<LastRead, BooksError> {
         let at = books.setting(name).await?.and_then(|at| at.parse().ok()).filter(|at| *at > 0);
         Ok(at.and_then(|at| Timestamp::from_second(at).ok()))
     };
-    Ok(LastRead { all: at(REMEMBERED[0]).await?, new: at(REMEMBERED[1]).await? })
+    Ok(LastRead { all: at(LAST_FULL_PASS).await?, new: at(LAST_RUN).await? })
 }
 
 /// Reads subscriptions as of `now`. Pages before an error stay written.
@@ -138,7 +139,7 @@ pub async fn sync(
     let last = async |name| -> Result<Option<i64>, BooksError> {
         Ok(books.setting(name).await?.and_then(|at| at.parse().ok()))
     };
-    let (whole, some) = (last(REMEMBERED[0]).await?, last(REMEMBERED[1]).await?);
+    let (whole, some) = (last(LAST_FULL_PASS).await?, last(LAST_RUN).await?);
     let full = scope == SyncScope::All || whole.is_none_or(|at| at > now.as_second() || now.as_second() - at >= FULL);
     let since = some.filter(|_| !full).map(|at| at - OVERLAP);
     let mut report = SyncReport { full, ..SyncReport::default() };
@@ -164,9 +165,9 @@ pub async fn sync(
             report.unknown_to_stripe += 1;
             name(&mut report, id);
         }
-        books.remember(REMEMBERED[0], now.as_second().to_string()).await?;
+        books.put_setting(LAST_FULL_PASS, now.as_second().to_string()).await?;
     }
-    books.remember(REMEMBERED[1], now.as_second().to_string()).await?;
+    books.put_setting(LAST_RUN, now.as_second().to_string()).await?;
     Ok(report)
 }
 

@@ -226,7 +226,6 @@ pub fn read_settings(config: &Config) -> anyhow::Result<ReadSettings> {
     })
 }
 
-/// The context of jobs.
 pub async fn context(config: &Config, books: Database) -> anyhow::Result<Context> {
     Ok(Context {
         books,

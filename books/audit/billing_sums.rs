@@ -75,10 +75,10 @@ const PLANNED: &str = concat!(
 const NOT_AT_STRIPE: &str = "SELECT meter, target - accepted - discarded, discarded, used, within, billable, house, not_priced, advance, \
       billable_minor, house_minor, currency FROM ( \
     SELECT t.*, \
-      (SELECT coalesce(sum(value), 0) FROM meter_events i JOIN event_invoices USING (seq) WHERE i.customer = t.customer AND i.meter = t.meter \
-         AND i.timestamp >= t.period_start AND i.period_start >= t.period_start AND i.period_start < t.period_end AND i.state = 'accepted') AS accepted, \
-      (SELECT coalesce(sum(value), 0) FROM meter_events i WHERE i.customer = t.customer AND i.meter = t.meter \
-         AND i.timestamp >= t.period_start AND i.period_start >= t.period_start AND i.period_start < t.period_end AND i.state = 'discarded') AS discarded \
+      (SELECT coalesce(sum(value), 0) FROM meter_events e JOIN event_invoices USING (seq) WHERE e.customer = t.customer AND e.meter = t.meter \
+         AND e.timestamp >= t.period_start AND e.period_start >= t.period_start AND e.period_start < t.period_end AND e.state = 'accepted') AS accepted, \
+      (SELECT coalesce(sum(value), 0) FROM meter_events e WHERE e.customer = t.customer AND e.meter = t.meter \
+         AND e.timestamp >= t.period_start AND e.period_start >= t.period_start AND e.period_start < t.period_end AND e.state = 'discarded') AS discarded \
     FROM billing_targets t WHERE t.meter IN (SELECT value FROM json_each(?1))) \
     WHERE target <> accepted OR discarded <> 0";
 

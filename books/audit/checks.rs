@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::billing_sums::{BillingSums, billing_sums};
 use crate::store::database::Database;
 use crate::store::error::BooksError;
-use crate::store::rows::{exact_sum, first_row, json, sum_of};
+use crate::store::rows::{exact_sum, first_row, json, scaled_sum, sum_of, sum_of_rests, sum_of_units, unit};
 use crate::units::calendar::Month;
 use crate::units::quantity::Quantity;
 
@@ -49,21 +49,24 @@ impl LastAudit {
 pub struct LastAudit {
     /// None = there was none yet.
     pub at: Option<jiff::Timestamp>,
-    /// Violations of each check.
     pub violations: BTreeMap<String, i64>,
     /// What became of all usage of each meter.
     pub billing: Vec<BillingSums>,
 }
 
 /// Not while the counters of a booking are still to be computed.
-const COUNTERS: &str = "SELECT id, meter, counted, booked FROM ( \
+const COUNTERS: &str = concat!(
+    "SELECT id, meter, counted, booked FROM ( \
     SELECT c.id, m.value AS meter, \
       CASE m.value WHEN 'chime_minutes' THEN chime_minutes_used WHEN 'storage_gb' THEN storage_gb_used ELSE transfer_gb_used END AS counted, \
-      (SELECT coalesce(sum(quantity / 10000000000) * 10000000000 + sum(quantity % 10000000000), 0) \
+      (SELECT coalesce(",
+    scaled_sum!("quantity"),
+    ", 0) \
          FROM booked_usage u WHERE u.customer = c.id AND u.meter = m.value \
          AND u.day BETWEEN c.counters_period || '-01' AND c.counters_period || '-31') / 1e10 AS booked \
     FROM customers c, json_each('[\"chime_minutes\",\"storage_gb\",\"transfer_gb\"]') m WHERE c.counters_period IS NOT NULL) \
-    WHERE counted <> booked AND NOT EXISTS (SELECT 1 FROM bookings b WHERE b.counted = 0 AND b.version_id IS NOT NULL) LIMIT 20";
+    WHERE counted <> booked AND NOT EXISTS (SELECT 1 FROM bookings b WHERE b.counted = 0 AND b.version_id IS NOT NULL) LIMIT 20"
+);
 
 /// A check that is one query.
 struct Query {
@@ -80,11 +83,17 @@ const QUERIES: [Query; 8] = [
         name: "usage_totals",
         rule: "sums of all customers by day = sum of ledger entries",
         counted: "SELECT count(*) FROM usage_totals",
-        broken: "SELECT coalesce(l.meter, t.meter) || ' ' || coalesce(l.day, t.day) || ': ledger ' || coalesce(l.units, 0) || ' + ' || coalesce(l.rest, 0) \
+        broken: concat!(
+            "SELECT coalesce(l.meter, t.meter) || ' ' || coalesce(l.day, t.day) || ': ledger ' || coalesce(l.units, 0) || ' + ' || coalesce(l.rest, 0) \
          || ', usage_totals ' || coalesce(t.units, 0) || ' + ' || coalesce(t.rest, 0) \
-         FROM (SELECT meter, day, customer <> '' AS attributed, sum(quantity / 10000000000) AS units, sum(quantity % 10000000000) AS rest \
+         FROM (SELECT meter, day, customer <> '' AS attributed, ",
+            sum_of_units!("quantity"),
+            " AS units, ",
+            sum_of_rests!("quantity"),
+            " AS rest \
                FROM booked_usage GROUP BY 1, 2, 3) l FULL OUTER JOIN usage_totals t USING (meter, day, attributed) \
-         WHERE (coalesce(l.units, 0), coalesce(l.rest, 0)) <> (coalesce(t.units, 0), coalesce(t.rest, 0)) LIMIT 20",
+         WHERE (coalesce(l.units, 0), coalesce(l.rest, 0)) <> (coalesce(t.units, 0), coalesce(t.rest, 0)) LIMIT 20"
+        ),
     },
     Query {
         name: "bookings",
@@ -122,18 +131,32 @@ const QUERIES: [Query; 8] = [
         rule: "usage of a customer = sum of the customer's billing targets, once everything is planned",
         counted: "SELECT count(*) FROM customers",
         // only after a push, and of customers for whom nothing waits to be planned
-        broken: "SELECT customer || ' ' || meter || ': booked ' || booked || ', in billing targets ' || targets FROM ( \
+        broken: concat!(
+            "SELECT customer || ' ' || meter || ': booked ' || booked || ', in billing targets ' || targets FROM ( \
          SELECT c.id AS customer, m.meter, \
-           (SELECT coalesce(sum(quantity / 10000000000), 0) FROM booked_usage u WHERE u.customer = c.id AND u.meter = m.meter AND u.day <= l.day) AS booked, \
-           (SELECT coalesce(sum(quantity % 10000000000), 0) FROM booked_usage u WHERE u.customer = c.id AND u.meter = m.meter AND u.day <= l.day) AS booked_rest, \
-           (SELECT coalesce(sum(used / 10000000000), 0) FROM billing_targets t WHERE t.customer = c.id AND t.meter = m.meter) AS targets, \
-           (SELECT coalesce(sum(used % 10000000000), 0) FROM billing_targets t WHERE t.customer = c.id AND t.meter = m.meter) AS targets_rest \
+           (SELECT coalesce(",
+            sum_of_units!("quantity"),
+            ", 0) FROM booked_usage u WHERE u.customer = c.id AND u.meter = m.meter AND u.day <= l.day) AS booked, \
+           (SELECT coalesce(",
+            sum_of_rests!("quantity"),
+            ", 0) FROM booked_usage u WHERE u.customer = c.id AND u.meter = m.meter AND u.day <= l.day) AS booked_rest, \
+           (SELECT coalesce(",
+            sum_of_units!("used"),
+            ", 0) FROM billing_targets t WHERE t.customer = c.id AND t.meter = m.meter) AS targets, \
+           (SELECT coalesce(",
+            sum_of_rests!("used"),
+            ", 0) FROM billing_targets t WHERE t.customer = c.id AND t.meter = m.meter) AS targets_rest \
          FROM customers c CROSS JOIN (SELECT key AS meter FROM json_each( \
              (SELECT iif(json_valid(value), value, '{}') FROM settings WHERE name = 'planned_for'), '$.meters')) m \
          JOIN (SELECT customer, max(last_day) AS day FROM billing_periods WHERE starts_at <= unixepoch() GROUP BY customer) l ON l.customer = c.id \
          WHERE c.periods_until IS NOT NULL AND NOT EXISTS (SELECT 1 FROM stripe_due d WHERE d.customer = c.id AND d.from_day <> '9999') \
            AND (SELECT CAST(value AS INTEGER) FROM settings WHERE name = 'planned_version') = (SELECT coalesce(max(version_id), 0) FROM bookings)) \
-         WHERE booked - targets + (booked_rest - targets_rest) / 10000000000 <> 0 OR (booked_rest - targets_rest) % 10000000000 <> 0 LIMIT 20",
+         WHERE booked - targets + (booked_rest - targets_rest) / ",
+            unit!(),
+            " <> 0 OR (booked_rest - targets_rest) % ",
+            unit!(),
+            " <> 0 LIMIT 20"
+        ),
     },
     Query {
         name: "turn_counters",
@@ -191,7 +214,6 @@ impl Database {
         .await
     }
 
-    /// The newest audit.
     pub async fn last_audit(&self) -> Result<LastAudit, BooksError> {
         self.with_connection(async |c| last_audit(c).await).await
     }

@@ -63,7 +63,6 @@ pub struct BillStats {
     pub lines: BTreeMap<String, i64>,
     /// Of the booked versions of the last year, the newest month first.
     pub notes: Vec<MonthNote>,
-    /// Versions on hold.
     pub on_hold: i64,
     /// Of the newest version on hold.
     pub hold_reason: Option<String>,

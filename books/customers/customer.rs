@@ -10,7 +10,7 @@ use crate::limits::plan::{DEFAULT_PLAN, Plans};
 use crate::store::database::Database;
 use crate::store::error::BooksError;
 use crate::store::pace::Pace;
-use crate::store::rows::{first_row, json};
+use crate::store::rows::{first_row, json, scaled_sum};
 use crate::units::calendar::{Month, instant};
 use crate::units::form;
 
@@ -37,6 +37,8 @@ pub struct Customer {
 pub struct SubscriptionRow {
     pub id: String,
     pub status: String,
+    /// The Stripe customer that it belongs to; none until `sync_stripe` has read it.
+    pub stripe_customer: Option<String>,
     pub anchor_at: Timestamp,
     pub started_at: Timestamp,
     pub ended_at: Option<Timestamp>,
@@ -85,10 +87,36 @@ pub enum CustomerError {
     Books(#[from] BooksError),
 }
 
+/// The counter of a meter in [`REFRESH_COUNTERS`]. The division makes a plain number for
+/// JavaScript.
+macro_rules! counter {
+    ($meter:literal) => {
+        concat!(
+            "(SELECT coalesce(",
+            scaled_sum!("quantity"),
+            ", 0) FROM booked_usage WHERE customer = customers.id AND meter = '",
+            $meter,
+            "' AND day BETWEEN max(coalesce(customers.counters_period, ''), ?1) || '-01' \
+                           AND max(coalesce(customers.counters_period, ''), ?1) || '-31') / 1e10"
+        )
+    };
+}
+
+/// ?1 the month, ?2 a JSON array of customers. Counters never go back to an earlier month: a long
+/// run that began before midnight must not undo the move into the new month.
+const REFRESH_COUNTERS: &str = concat!(
+    "UPDATE customers SET chime_minutes_used = ",
+    counter!("chime_minutes"),
+    ", storage_gb_used = ",
+    counter!("storage_gb"),
+    ", transfer_gb_used = ",
+    counter!("transfer_gb"),
+    ", counters_period = max(coalesce(counters_period, ''), ?1) WHERE id IN (SELECT value FROM json_each(?2))"
+);
+
 /// Recomputes the counters of the customers `ids` for `month`. Counters are never added to.
 pub async fn refresh_counters(c: &Connection, month: Month, ids: &[String]) -> Result<u64, BooksError> {
-    let values = params![month.to_string(), json(ids)?];
-    c.execute(include_str!("refresh_counters.sql"), values).await
+    c.execute(REFRESH_COUNTERS, params![month.to_string(), json(ids)?]).await
 }
 
 impl Database {
@@ -229,7 +257,8 @@ const ADD: &str = "INSERT INTO customers (id, plan, stripe_customer_id, status) 
     ON CONFLICT (id) DO NOTHING";
 
 async fn subscriptions(c: &Connection, customer: &str) -> Result<Vec<SubscriptionRow>, BooksError> {
-    let sql = "SELECT id, status, anchor_at, started_at, ended_at FROM subscriptions WHERE customer = ?1 ORDER BY started_at DESC";
+    let sql = "SELECT id, status, anchor_at, started_at, ended_at, stripe_customer FROM subscriptions \
+               WHERE customer = ?1 ORDER BY started_at DESC";
     let mut rows = c.query(sql, params![customer]).await?;
     let mut found = vec![];
     while let Some(row) = rows.next().await? {
@@ -239,6 +268,7 @@ async fn subscriptions(c: &Connection, customer: &str) -> Result<Vec<Subscriptio
             anchor_at: instant(row.get(2)?),
             started_at: instant(row.get(3)?),
             ended_at: row.get::<Option<i64>>(4)?.map(instant),
+            stripe_customer: row.get(5)?,
         });
     }
     Ok(found)

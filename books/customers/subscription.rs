@@ -9,7 +9,16 @@ use serde::Serialize;
 use crate::store::database::Database;
 use crate::store::error::BooksError;
 use crate::store::rows::json;
-use crate::store::settings;
+
+/// Whether a subscription has begun, as an SQL condition on its alias: one that was never paid for
+/// has no periods, and bills nothing. It also stands in the `.sql` files of this folder and in the
+/// view `event_invoices`.
+macro_rules! has_begun {
+    ($alias:literal) => {
+        concat!($alias, ".status NOT IN ('incomplete', 'incomplete_expired')")
+    };
+}
+pub(crate) use has_begun;
 
 /// A subscription to be stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -160,9 +169,16 @@ impl Database {
         })
         .await
     }
+}
 
-    /// Stores a setting.
-    pub async fn remember(&self, name: &'static str, value: String) -> Result<(), BooksError> {
-        self.transaction(async move |c| settings::put(c, name, &value).await).await
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_sql_files_have_the_same_condition() {
+        let files = [include_str!("known_periods.sql"), include_str!("customer_facts.sql")];
+        for text in files {
+            assert_eq!(text.matches("incomplete_expired").count(), text.matches(has_begun!("s")).count(), "{text}");
+            assert!(text.contains(has_begun!("s")), "{text}");
+        }
     }
 }

@@ -203,6 +203,12 @@ impl Database {
         self.with_connection(async |c| Ok(crate::units::calendar::instant(clock(c).await?))).await
     }
 
+    /// Runs a transaction that changes nothing: the file, its folder or the token may forbid to
+    /// write.
+    pub async fn try_to_write(&self) -> Result<(), BooksError> {
+        self.transaction(async |c| Ok(c.execute("DELETE FROM probes WHERE false", ()).await.map(drop)?)).await
+    }
+
     /// Writes the write-ahead log of a local file into the file, as far as no reader uses it. After
     /// a large change the next process would have to read the whole log before its first statement.
     pub async fn checkpoint(&self) -> Result<(), BooksError> {

@@ -78,15 +78,51 @@ pub async fn first_row(c: &Connection, sql: &str, params: impl IntoParams) -> Re
     c.query(sql, params).await?.next().await
 }
 
+/// [`UNIT`](crate::units::quantity::UNIT) as SQL. It also stands in triggers, and in the `.sql`
+/// file of `limits`.
+macro_rules! unit {
+    () => {
+        "10000000000"
+    };
+}
+pub(crate) use unit;
+
+/// The sum of a column of quantities, without what is left of each below a whole unit. Units and
+/// rest are summed apart, so that the sum of many cells cannot overflow.
+macro_rules! sum_of_units {
+    ($column:literal) => {
+        concat!("sum(", $column, " / ", $crate::store::rows::unit!(), ")")
+    };
+}
+pub(crate) use sum_of_units;
+
+/// The sum of what [`sum_of_units`] leaves.
+macro_rules! sum_of_rests {
+    ($column:literal) => {
+        concat!("sum(", $column, " % ", $crate::store::rows::unit!(), ")")
+    };
+}
+pub(crate) use sum_of_rests;
+
+/// The exact sum of a column of quantities, as one integer; SQLite fails when it overflows.
+macro_rules! scaled_sum {
+    ($column:literal) => {
+        concat!(
+            $crate::store::rows::sum_of_units!($column),
+            " * ",
+            $crate::store::rows::unit!(),
+            " + ",
+            $crate::store::rows::sum_of_rests!($column)
+        )
+    };
+}
+pub(crate) use scaled_sum;
+
 /// The exact sum of a column of quantities, as an SQL expression that [`sum_of`] reads; null for no
 /// rows.
-///
-/// Whole units and the rest are summed apart, so that the sum of many cells cannot overflow. The
-/// number is [`UNIT`](crate::units::quantity::UNIT), which SQL cannot name. It also stands in the
-/// `.sql` files and triggers that sum quantities.
 macro_rules! exact_sum {
     ($column:literal) => {
-        concat!("sum(", $column, " / 10000000000) || ' ' || sum(", $column, " % 10000000000)")
+        concat!($crate::store::rows::sum_of_units!($column), " || ' ' || ", $crate::store::rows::sum_of_rests!($column))
     };
 }
 pub(crate) use exact_sum;

@@ -28,4 +28,9 @@ impl Database {
     pub async fn setting(&self, name: &'static str) -> Result<Option<String>, BooksError> {
         self.with_connection(async move |c| get(c, name).await).await
     }
+
+    /// In a transaction of its own.
+    pub async fn put_setting(&self, name: &'static str, value: String) -> Result<(), BooksError> {
+        self.transaction(async move |c| put(c, name, &value).await).await
+    }
 }

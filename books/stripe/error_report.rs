@@ -41,7 +41,7 @@ impl Database {
                     }
                 }
                 // an event of the report is not settled yet: a later run reads the report
-                if found.iter().any(|(i, _)| matches!(i.state, EventState::Sending | EventState::Unconfirmed)) {
+                if found.iter().any(|(event, _)| matches!(event.state, EventState::Sending | EventState::Unconfirmed)) {
                     continue;
                 }
                 for (event, why) in found {

@@ -28,6 +28,12 @@ pub const LARGEST_VALUE: i64 = 999_999_999_999_999;
 /// (<https://docs.stripe.com/api/billing/meter-event/create>).
 pub const RESEND: i64 = 23 * 3600;
 
+/// The instant from which the grace of a period's invoice runs: where its cover ends. A period
+/// without a subscription has no invoice; its end counts instead.
+pub fn takes_until(subscription: Option<&str>, covered_until: i64, end: i64) -> i64 {
+    if subscription.is_some() { covered_until } else { end }
+}
+
 /// The instant from which no event is sent to the invoice of a period that ends at `end`. The
 /// invoice takes late usage for `grace` seconds.
 pub fn closes(end: i64, grace: i64) -> i64 {

@@ -229,11 +229,11 @@ pub struct RecoveredEvents {
 /// which an event is sent again.
 const CLAIM: &str = "UPDATE meter_events SET state = 'sending', attempts = attempts + 1, next_at = NULL, last_attempt_at = ?1, \
       first_attempt_at = coalesce(first_attempt_at, ?1) \
-    WHERE seq IN (SELECT i.seq FROM meter_events i INDEXED BY meter_events_due \
-      WHERE i.next_at <= ?1 AND i.send_before > ?1 AND (i.state = 'pending' OR i.state = 'unconfirmed' AND i.first_attempt_at > ?3) \
+    WHERE seq IN (SELECT e.seq FROM meter_events e INDEXED BY meter_events_due \
+      WHERE e.next_at <= ?1 AND e.send_before > ?1 AND (e.state = 'pending' OR e.state = 'unconfirmed' AND e.first_attempt_at > ?3) \
         AND NOT EXISTS (SELECT 1 FROM meter_events o INDEXED BY meter_events_open \
-                        WHERE o.customer = i.customer AND o.meter = i.meter AND o.seq < i.seq AND o.state IN ('pending', 'sending', 'unconfirmed')) \
-      ORDER BY i.next_at, i.seq LIMIT ?2) RETURNING ";
+                        WHERE o.customer = e.customer AND o.meter = e.meter AND o.seq < e.seq AND o.state IN ('pending', 'sending', 'unconfirmed')) \
+      ORDER BY e.next_at, e.seq LIMIT ?2) RETURNING ";
 
 /// ?1 [`AttemptOutcome`]s, ?2 now.
 const SETTLE: &str = "UPDATE meter_events SET state = j.value ->> 'state', \
@@ -305,8 +305,8 @@ impl Database {
     ) -> Result<Vec<MeterEvent>, BooksError> {
         self.with_connection(async move |c| {
             let sql = format!(
-                "SELECT {COLUMNS} FROM meter_events i WHERE (?1 IS NULL OR i.state = ?1) AND (?2 IS NULL OR i.customer = ?2) \
-                 ORDER BY i.seq DESC LIMIT ?3"
+                "SELECT {COLUMNS} FROM meter_events e WHERE (?1 IS NULL OR e.state = ?1) AND (?2 IS NULL OR e.customer = ?2) \
+                 ORDER BY e.seq DESC LIMIT ?3"
             );
             all(c, &sql, params![state.map(EventState::name), customer, limit]).await
         })
@@ -319,11 +319,13 @@ impl Database {
         self.with_connection(async move |c| find(c, &id).await).await
     }
 
-    /// The invoice that an event is on by what is known now (the view `event_invoices`).
+    /// The invoice that an event is on by what is known now (the view `event_invoices`); none of an
+    /// event that is not received.
     pub async fn event_invoice(&self, seq: i64) -> Result<Option<EventInvoice>, BooksError> {
         self.with_connection(async move |c| {
-            let sql = "SELECT p.subscription, v.starts_at, v.ends_at FROM event_invoices v JOIN meter_events i ON i.seq = v.seq \
-                       JOIN billing_periods p ON p.customer = i.customer AND p.starts_at = v.starts_at WHERE v.seq = ?1";
+            let sql = "SELECT p.subscription, v.starts_at, v.ends_at FROM event_invoices v JOIN meter_events e ON e.seq = v.seq \
+                       JOIN billing_periods p ON p.customer = e.customer AND p.starts_at = v.starts_at \
+                       WHERE v.seq = ?1 AND e.state <> 'not_received'";
             let Some(row) = first_row(c, sql, params![seq]).await? else { return Ok(None) };
             let (starts_at, ends_at) = (instant(row.get(1)?), instant(row.get(2)?));
             Ok(Some(EventInvoice { subscription: row.get(0)?, starts_at, ends_at }))
@@ -372,9 +374,9 @@ pub enum ManualAction {
 /// number.
 async fn find(c: &Connection, id: &str) -> Result<Option<MeterEvent>, BooksError> {
     let Some(seq) = id.rsplit('-').next().and_then(|n| n.parse::<i64>().ok()) else { return Ok(None) };
-    let sql = format!("SELECT {COLUMNS} FROM meter_events i WHERE i.seq = ?1");
+    let sql = format!("SELECT {COLUMNS} FROM meter_events e WHERE e.seq = ?1");
     let found = all(c, &sql, params![seq]).await?.pop();
-    Ok(found.filter(|i| !id.contains('-') || i.identifier == id))
+    Ok(found.filter(|e| !id.contains('-') || e.identifier == id))
 }
 
 /// Finds an event as a machine names it: by its whole identifier and nothing else, because a number

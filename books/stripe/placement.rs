@@ -8,9 +8,11 @@
 //! - Stripe took the event before the invoice was final, by the grace of when it was planned, or
 //!   has not taken it yet (*in time*).
 //!
-//! The invoice is *open* until ten minutes before the end of the grace; without a subscription the
-//! period's end counts instead. *Own* is the Stripe customer with the invoice, that of the period's
-//! subscription; it is unknown when the customer has no Stripe id. `-`: it makes no difference.
+//! The invoice is *open* until ten minutes before its grace ends. The grace begins where the
+//! invoice's cover ends: at the end of the period, or of its subscription if that is earlier. A
+//! period without a subscription has no invoice; its end counts instead. *Own* is the Stripe
+//! customer with the invoice, that of the period's subscription; it is unknown when the customer
+//! has no Stripe id. `-`: it makes no difference.
 //!
 //! | state | covered | in time | open | Stripe customer | counts as sent | change |
 //! |---|---|---|---|---|---|---|
@@ -18,7 +20,7 @@
 //! | pending | yes | yes | yes | another | no | withdrawn |
 //! | pending | yes | yes | yes | unknown | not billed | none |
 //! | pending | yes | yes | no | - | no | withdrawn: late for its invoice |
-//! | pending | no | yes | - | - | no | withdrawn: stray, or cut off by the end of the subscription |
+//! | pending | no | yes | - | - | no | withdrawn: no period, or no subscription of its Stripe customer at its time |
 //! | sending | yes | yes | - | own | billed | none |
 //! | sending | yes | yes | - | not own | not billed | none |
 //! | sending | no | yes | - | - | no | none |
@@ -45,7 +47,7 @@
 
 use crate::stripe::invoice::{InvoicePeriod, MARGIN, closes};
 use crate::stripe::meter_event::EventState;
-use crate::stripe::planning::SentEvent;
+use crate::stripe::planning::EarlierMeterEvent;
 
 /// What an event means for planning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,7 +69,7 @@ pub enum Change {
 }
 
 /// The invoice that an event is on.
-pub fn invoice_of(event: &SentEvent) -> Option<InvoicePeriod> {
+pub fn invoice_of(event: &EarlierMeterEvent) -> Option<InvoicePeriod> {
     let period = event.period.as_ref()?;
     let covered = event.subscribed && event.timestamp < period.covered_until;
     let grace = event.send_before - event.billed.end + MARGIN;
@@ -76,7 +78,7 @@ pub fn invoice_of(event: &SentEvent) -> Option<InvoicePeriod> {
 }
 
 /// What an event means as of `now`; `grace` is that of today.
-pub fn place(event: &SentEvent, now: i64, grace: i64) -> Placement {
+pub fn place(event: &EarlierMeterEvent, now: i64, grace: i64) -> Placement {
     let invoice = invoice_of(event);
     let closed = event.period.as_ref().is_some_and(|p| now >= closes(p.takes_until, grace));
     let own = event.own_stripe_customer.as_ref();

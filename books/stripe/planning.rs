@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::store::connection::{Connection, Row, Rows, Write};
 use serde::Serialize;
 
+use crate::customers::subscription::has_begun;
 use crate::limits::rating::{PeriodDays, StretchUsage};
 use crate::limits::terms::TermsHistory;
 use crate::limits::terms_history;
@@ -12,7 +13,7 @@ use crate::store::error::BooksError;
 use crate::store::rows::{exact_sum, json, sum_of};
 use crate::stripe::billing_target::{StoredTarget, UsageParts};
 use crate::stripe::due::DueSince;
-use crate::stripe::invoice::InvoicePeriod;
+use crate::stripe::invoice::{InvoicePeriod, takes_until};
 use crate::stripe::meter_event::EventState;
 use crate::units::calendar::Day;
 
@@ -22,7 +23,7 @@ pub struct DueCustomer {
     /// Whether `customers` has the customer. Usage may carry a tag without a customer.
     pub known: bool,
     /// False until `roll_periods` has made the billing periods of changed subscriptions.
-    pub settled: bool,
+    pub periods_are_current: bool,
     /// Whether there is usage on days before the first billing period.
     pub used_before_first_period: bool,
     pub stripe_customer: Option<String>,
@@ -39,7 +40,7 @@ pub struct DueCustomer {
     /// period.
     pub targets: BTreeMap<(String, i64), StoredTarget>,
     /// Events in any state but `not_received`, by meter.
-    pub sent: BTreeMap<String, Vec<SentEvent>>,
+    pub events: BTreeMap<String, Vec<EarlierMeterEvent>>,
     /// Meters with a refused event, in any period.
     pub refused: BTreeSet<String>,
 }
@@ -73,9 +74,16 @@ pub struct DuePeriod {
     pub days: PeriodDays,
 }
 
+impl DuePeriod {
+    /// See [`takes_until`].
+    pub fn takes_until(&self) -> i64 {
+        takes_until(self.subscription.as_deref(), self.covered_until, self.end)
+    }
+}
+
 /// A meter event, with the columns that planning reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SentEvent {
+pub struct EarlierMeterEvent {
     pub seq: i64,
     pub period_start: i64,
     pub timestamp: i64,
@@ -100,7 +108,7 @@ pub struct EventPeriod {
     pub start: i64,
     /// As [`DuePeriod::covered_until`].
     pub covered_until: i64,
-    /// `covered_until`, or the period's end if it has no subscription.
+    /// See [`takes_until`].
     pub takes_until: i64,
 }
 
@@ -112,7 +120,7 @@ struct UsageDays<'a> {
     last: Day,
 }
 
-/// A parameter of [`SENT`] and [`TARGETS`]: the first period of a customer that is planned.
+/// A parameter of [`EVENTS`] and [`TARGETS`]: the first period of a customer that is planned.
 #[derive(Serialize)]
 struct FirstPeriod<'a> {
     customer: &'a str,
@@ -148,16 +156,20 @@ const USAGE: &str = concat!(
 );
 
 /// ?1 [`FirstPeriod`]s; ?2 meters.
-const SENT: &str = "SELECT i.customer, i.meter, i.seq, i.period_start, i.timestamp, i.value, i.state, i.stripe_customer, \
-      i.billed_start, i.billed_end, i.send_before, i.taken_at, p.starts_at, p.covered_until, iif(p.subscription IS NULL, p.ends_at, p.covered_until), \
-      coalesce((SELECT stripe_customer FROM subscriptions WHERE id = p.subscription), (SELECT stripe_customer_id FROM customers WHERE id = i.customer)), \
-      EXISTS (SELECT 1 FROM subscriptions s WHERE s.customer = i.customer AND coalesce(s.stripe_customer, i.stripe_customer) = i.stripe_customer \
-        AND s.started_at <= i.timestamp AND coalesce(i.timestamp < s.ended_at, true) AND s.status NOT IN ('incomplete', 'incomplete_expired')) \
-    FROM json_each(?1) j CROSS JOIN json_each(?2) m CROSS JOIN meter_events i INDEXED BY meter_events_by_time \
-      ON i.customer = j.value ->> 'customer' AND i.meter = m.value AND i.timestamp >= j.value ->> 'start' \
-    LEFT JOIN covered_periods p ON p.customer = i.customer AND p.ends_at > i.timestamp \
-      AND p.starts_at = (SELECT max(starts_at) FROM billing_periods WHERE customer = i.customer AND starts_at <= i.timestamp) \
-    WHERE i.state <> 'not_received' ORDER BY i.customer, i.meter, i.timestamp, i.seq";
+const EVENTS: &str = concat!(
+    "SELECT e.customer, e.meter, e.seq, e.period_start, e.timestamp, e.value, e.state, e.stripe_customer, \
+      e.billed_start, e.billed_end, e.send_before, e.taken_at, p.starts_at, p.covered_until, p.ends_at, p.subscription, \
+      coalesce((SELECT stripe_customer FROM subscriptions WHERE id = p.subscription), (SELECT stripe_customer_id FROM customers WHERE id = e.customer)), \
+      EXISTS (SELECT 1 FROM subscriptions s WHERE s.customer = e.customer AND coalesce(s.stripe_customer, e.stripe_customer) = e.stripe_customer \
+        AND s.started_at <= e.timestamp AND coalesce(e.timestamp < s.ended_at, true) AND ",
+    has_begun!("s"),
+    ") \
+    FROM json_each(?1) j CROSS JOIN json_each(?2) m CROSS JOIN meter_events e INDEXED BY meter_events_by_time \
+      ON e.customer = j.value ->> 'customer' AND e.meter = m.value AND e.timestamp >= j.value ->> 'start' \
+    LEFT JOIN covered_periods p ON p.customer = e.customer AND p.ends_at > e.timestamp \
+      AND p.starts_at = (SELECT max(starts_at) FROM billing_periods WHERE customer = e.customer AND starts_at <= e.timestamp) \
+    WHERE e.state <> 'not_received' ORDER BY e.customer, e.meter, e.timestamp, e.seq"
+);
 
 /// ?1 [`FirstPeriod`]s; ?2 meters.
 const TARGETS: &str = "SELECT t.customer, t.meter, t.period_start, t.plan, t.period_end, t.target, t.deferred, t.deferred_reason, \
@@ -168,10 +180,13 @@ const TARGETS: &str = "SELECT t.customer, t.meter, t.period_start, t.plan, t.per
          AND b.period_start < j.value ->> 'start'), j.value ->> 'start')";
 
 /// ?1 [`DueSince`]s.
-const SUBSCRIPTIONS: &str = "SELECT s.customer, s.id, s.status, coalesce(s.stripe_customer, c.stripe_customer_id), s.started_at, \
+const SUBSCRIPTIONS: &str = concat!(
+    "SELECT s.customer, s.id, s.status, coalesce(s.stripe_customer, c.stripe_customer_id), s.started_at, \
       CASE WHEN s.status = 'canceled' THEN coalesce(s.ended_at, max(s.updated_at, s.started_at + 1)) ELSE s.ended_at END \
     FROM json_each(?1) j JOIN subscriptions s ON s.customer = j.value ->> 'customer' LEFT JOIN customers c ON c.id = s.customer \
-    WHERE s.status NOT IN ('incomplete', 'incomplete_expired')";
+    WHERE ",
+    has_begun!("s")
+);
 
 /// ?1 [`DueSince`]s.
 const ITEMS: &str = "SELECT i.customer, i.subscription, i.stripe_meter, min(i.currency), count(*) FROM json_each(?1) j \
@@ -232,7 +247,7 @@ async fn read_customers(mut rows: Rows, found: &mut BTreeMap<String, DueCustomer
         if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
             (due.known, due.stripe_customer) = (true, row.get(1)?);
             due.used_before_first_period = row.get::<i64>(3)? == 1;
-            due.settled = row.get::<i64>(2)? == 1 && !due.used_before_first_period;
+            due.periods_are_current = row.get::<i64>(2)? == 1 && !due.used_before_first_period;
         }
     }
     Ok(())
@@ -291,7 +306,7 @@ async fn load_sums(
     let reads = vec![
         (USAGE, vec![stretches.into(), meters.clone().into()]),
         (TARGETS, vec![since.clone().into(), meters.clone().into()]),
-        (SENT, vec![since.into(), meters.into()]),
+        (EVENTS, vec![since.into(), meters.into()]),
     ];
     let mut results = c.batch(reads).await?.into_iter();
     let mut next = || results.next().unwrap_or_default();
@@ -316,18 +331,18 @@ async fn load_sums(
         };
         due.targets.insert((row.get(1)?, row.get(2)?), target);
     }
-    let mut sent = next();
-    while let Some(row) = sent.next().await? {
+    let mut events = next();
+    while let Some(row) = events.next().await? {
         let Some(due) = found.get_mut(&row.get::<String>(0)?) else { continue };
-        due.sent.entry(row.get(1)?).or_default().push(sent_event(&row)?);
+        due.events.entry(row.get(1)?).or_default().push(earlier_event(&row)?);
     }
     Ok(())
 }
 
-/// Reads a row of [`SENT`].
-fn sent_event(row: &Row) -> Result<SentEvent, BooksError> {
+/// Reads a row of [`EVENTS`].
+fn earlier_event(row: &Row) -> Result<EarlierMeterEvent, BooksError> {
     let state: String = row.get(6)?;
-    Ok(SentEvent {
+    Ok(EarlierMeterEvent {
         seq: row.get(2)?,
         period_start: row.get(3)?,
         timestamp: row.get(4)?,
@@ -338,11 +353,15 @@ fn sent_event(row: &Row) -> Result<SentEvent, BooksError> {
         send_before: row.get(10)?,
         taken_at: row.get(11)?,
         period: match row.get::<Option<i64>>(12)? {
-            Some(start) => Some(EventPeriod { start, covered_until: row.get(13)?, takes_until: row.get(14)? }),
+            Some(start) => {
+                let (covered_until, subscription) = (row.get(13)?, row.get::<Option<String>>(15)?);
+                let takes_until = takes_until(subscription.as_deref(), covered_until, row.get(14)?);
+                Some(EventPeriod { start, covered_until, takes_until })
+            }
             None => None,
         },
-        own_stripe_customer: row.get(15)?,
-        subscribed: row.get::<i64>(16)? == 1,
+        own_stripe_customer: row.get(16)?,
+        subscribed: row.get::<i64>(17)? == 1,
     })
 }
 

@@ -7,6 +7,7 @@
 //! Stripe's totals, invoice by invoice. `meter restore finish` ends the hold.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::Path;
 
 use crate::store::connection::{Connection, params};
@@ -84,6 +85,40 @@ pub enum TotalState {
     NoTotal(String),
 }
 
+/// A value for each part of a period.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeriodParts<T> {
+    /// Of what its invoice covers.
+    pub covered: T,
+    /// Of the time after that.
+    pub rest: T,
+}
+
+impl<T> PeriodParts<T> {
+    pub fn zip<U>(self, other: PeriodParts<U>) -> PeriodParts<(T, U)> {
+        PeriodParts { covered: (self.covered, other.covered), rest: (self.rest, other.rest) }
+    }
+}
+
+impl<T> IntoIterator for PeriodParts<T> {
+    type Item = T;
+    type IntoIter = std::array::IntoIter<T, 2>;
+
+    /// `covered` first.
+    fn into_iter(self) -> Self::IntoIter {
+        [self.covered, self.rest].into_iter()
+    }
+}
+
+/// A total of a restoration as it was read.
+#[derive(Clone, Debug)]
+pub struct ReadTotal {
+    pub total: RestoredTotal,
+    pub known: PeriodParts<KnownEvents>,
+    /// What Stripe has more (or less) than the books know.
+    pub surplus: PeriodParts<i64>,
+}
+
 /// What the books know of a part of a period.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KnownEvents {
@@ -94,11 +129,10 @@ pub struct KnownEvents {
 }
 
 impl RestoredTotal {
-    /// Minutes from which to before which totals are asked for: of what an invoice covers, and of
-    /// the rest. Empty when there is nothing to ask.
-    pub fn windows(&self) -> [(i64, i64); 2] {
+    /// Minutes for which totals are asked. Empty when there is nothing to ask.
+    pub fn windows(&self) -> PeriodParts<Range<i64>> {
         let (start, until, end) = (minute(self.start), minute(self.until), minute(self.end));
-        [(start, until), if self.until < self.end { (until, end) } else { (end, end) }]
+        PeriodParts { covered: start..until, rest: if self.until < self.end { until..end } else { end..end } }
     }
 }
 
@@ -115,8 +149,8 @@ const TOTALS: &str = "SELECT b.customer, m.meter, b.starts_at, b.covered_until, 
     FROM customers c CROSS JOIN covered_periods b ON b.customer = c.id CROSS JOIN stripe_meters m \
     LEFT JOIN billing_targets t ON t.customer = b.customer AND t.meter = m.meter AND t.period_start = b.starts_at \
     WHERE owner IS NOT NULL AND b.starts_at < ?1 AND b.ends_at > ?2 \
-      AND (b.covered_until > b.starts_at OR EXISTS (SELECT 1 FROM meter_events i INDEXED BY meter_events_by_time WHERE i.customer = b.customer \
-           AND i.meter = m.meter AND i.timestamp >= b.starts_at AND i.timestamp < b.ends_at AND i.attempts > 0)) \
+      AND (b.covered_until > b.starts_at OR EXISTS (SELECT 1 FROM meter_events e INDEXED BY meter_events_by_time WHERE e.customer = b.customer \
+           AND e.meter = m.meter AND e.timestamp >= b.starts_at AND e.timestamp < b.ends_at AND e.attempts > 0)) \
     ORDER BY b.customer, b.starts_at, m.meter";
 
 /// Makes the target's row, if there is none, with what the next planning will correct; notes what
@@ -180,19 +214,20 @@ async fn restored_totals(c: &Connection, of: Restoration, grace: i64) -> Result<
     Ok(found)
 }
 
-async fn known_events(c: &Connection, of: &RestoredTotal) -> Result<[KnownEvents; 2], BooksError> {
-    let mut known = [KnownEvents::default(); 2];
-    for (known, (from, to)) in known.iter_mut().zip(of.windows()) {
-        let sql = "SELECT coalesce(sum(value) FILTER (WHERE state = 'accepted'), 0), \
-                   coalesce(sum(value) FILTER (WHERE state = 'discarded' AND maybe_applied = 1), 0) \
-                   FROM meter_events WHERE customer = ?1 AND meter = ?2 AND timestamp >= ?3 AND timestamp < ?4 AND stripe_customer = ?5";
-        // a period's start may lie within a minute, and what is before it is another's
-        let values = params![of.customer.clone(), of.meter.clone(), from.max(of.start), to, of.stripe_customer.clone()];
-        if let Some(row) = first_row(c, sql, values).await? {
-            *known = KnownEvents { accepted: row.get(0)?, discarded: row.get(1)? };
-        }
-    }
-    Ok(known)
+async fn known_events(c: &Connection, of: &RestoredTotal) -> Result<PeriodParts<KnownEvents>, BooksError> {
+    let PeriodParts { covered, rest } = of.windows();
+    Ok(PeriodParts { covered: known_in(c, of, covered).await?, rest: known_in(c, of, rest).await? })
+}
+
+async fn known_in(c: &Connection, of: &RestoredTotal, window: Range<i64>) -> Result<KnownEvents, BooksError> {
+    let sql = "SELECT coalesce(sum(value) FILTER (WHERE state = 'accepted'), 0), \
+               coalesce(sum(value) FILTER (WHERE state = 'discarded' AND maybe_applied = 1), 0) \
+               FROM meter_events WHERE customer = ?1 AND meter = ?2 AND timestamp >= ?3 AND timestamp < ?4 AND stripe_customer = ?5";
+    // a period's start may lie within a minute, and what is before it is another's
+    let (from, to) = (window.start.max(of.start), window.end);
+    let values = params![of.customer.clone(), of.meter.clone(), from, to, of.stripe_customer.clone()];
+    let Some(row) = first_row(c, sql, values).await? else { return Ok(KnownEvents::default()) };
+    Ok(KnownEvents { accepted: row.get(0)?, discarded: row.get(1)? })
 }
 
 async fn note(c: &Connection, of: &RestoredTotal, imported_until: Option<i64>) -> Result<(), BooksError> {
@@ -287,8 +322,8 @@ impl Database {
         self.with_connection(async move |c| restored_totals(c, restoration, grace).await).await
     }
 
-    /// What the books know of what an invoice covers, and of the rest.
-    pub async fn known_events(&self, of: RestoredTotal) -> Result<[KnownEvents; 2], BooksError> {
+    /// What the books know of each part of the period of a total.
+    pub async fn known_events(&self, of: RestoredTotal) -> Result<PeriodParts<KnownEvents>, BooksError> {
         self.with_connection(async move |c| known_events(c, &of).await).await
     }
 
@@ -297,28 +332,22 @@ impl Database {
         self.transaction(async move |c| note(c, &of, None).await).await
     }
 
-    /// Imports what Stripe has more (or less) than the books know, of what an invoice covers and of
-    /// the rest; nothing when the books know something else meanwhile, because another command
-    /// imports, too. Returns whether it was done.
-    pub async fn import_total(
-        &self,
-        of: RestoredTotal,
-        known: [KnownEvents; 2],
-        surplus: [i64; 2],
-        grace: i64,
-        now: Timestamp,
-    ) -> Result<bool, BooksError> {
+    /// Imports the surplus of a total; nothing when the books know something else meanwhile,
+    /// because another command imports, too. Returns whether it was done.
+    pub async fn import_total(&self, read: ReadTotal, grace: i64, now: Timestamp) -> Result<bool, BooksError> {
         let now = now.as_second();
         self.transaction(async move |c| {
+            let ReadTotal { total: of, known, surplus } = read;
             let restoration = billing_hold(c).await?.and_then(|hold| hold.restoration);
             let Some(restoration) = restoration else { return Ok(false) };
             if known_events(c, &of).await? != known {
                 return Ok(false);
             }
-            let bounds = [(of.start, of.until), (of.until, of.end)];
-            for ((from, to), surplus) in bounds.into_iter().zip(surplus) {
-                let timestamp = restoration.at.min(minute(to) - 1).max(from);
-                insert_imported(c, &of, ((from, to), timestamp), surplus, (closes(to, grace), now)).await?;
+            let bounds = PeriodParts { covered: of.start..of.until, rest: of.until..of.end };
+            for (bounds, surplus) in bounds.zip(surplus) {
+                let timestamp = restoration.at.min(minute(bounds.end) - 1).max(bounds.start);
+                let send_before = closes(bounds.end, grace);
+                insert_imported(c, &of, Imported { bounds, surplus, timestamp, send_before }, now).await?;
             }
             let of = RestoredTotal { state: TotalState::Imported, ..of };
             note(c, &of, Some(of.until.min(restoration.at))).await?;
@@ -394,17 +423,20 @@ impl Database {
     }
 }
 
-/// Makes what the lost books had sent from `from` to before `to` an accepted event; more of them
-/// when it has too many digits for one. Its time is no earlier than anything that it stands for: a
-/// total of part of the period has all of it, or is asked for nothing. It counts as taken early,
-/// whatever becomes known of the period's end: its invoice has it.
-async fn insert_imported(
-    c: &Connection,
-    of: &RestoredTotal,
-    ((from, to), timestamp): ((i64, i64), i64),
+/// What the lost books had sent for a part of a period.
+struct Imported {
+    bounds: Range<i64>,
     surplus: i64,
-    (closes, now): (i64, i64),
-) -> Result<(), BooksError> {
+    timestamp: i64,
+    send_before: i64,
+}
+
+/// Makes what the lost books had sent for a part of a period an accepted event; more of them when
+/// it has too many digits for one. Its time is no earlier than anything that it stands for: a total
+/// of part of the period has all of it, or is asked for nothing. It counts as taken early, whatever
+/// becomes known of the period's end: its invoice has it.
+async fn insert_imported(c: &Connection, of: &RestoredTotal, imported: Imported, now: i64) -> Result<(), BooksError> {
+    let Imported { bounds: Range { start, end }, surplus, timestamp, send_before } = imported;
     let sql = "INSERT INTO meter_events (seq, identifier, customer, meter, period_start, billed_start, billed_end, stripe_customer, event_name, value, \
                  timestamp, send_before, state, attempts, created_at, settled_at, taken_at, imported) \
                SELECT ?1, coalesce((SELECT value FROM settings WHERE name = 'prefix'), 'meter') || '-' || ?1, ?2, ?3, ?4, ?4, ?5, ?6, ?7, ?8, \
@@ -415,7 +447,8 @@ async fn insert_imported(
         rest -= value;
         let (seq, name) = (last_seq(c).await? + 1, (of.customer.clone(), of.meter.clone()));
         let at_stripe = (of.stripe_customer.clone(), of.event_name.clone());
-        let values = params![seq, name.0, name.1, from, to, at_stripe.0, at_stripe.1, value, timestamp, closes, now];
+        let values =
+            params![seq, name.0, name.1, start, end, at_stripe.0, at_stripe.1, value, timestamp, send_before, now];
         c.execute(sql, values).await?;
     }
     Ok(())

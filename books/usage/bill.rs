@@ -246,7 +246,7 @@ pub fn words_digest(words: &str) -> String {
 
 /// A version on hold.
 #[derive(Clone, Debug)]
-pub struct HeldVersion {
+pub struct VersionOnHold {
     pub key: VersionKey,
     /// Why it is on hold, in the words that people have read.
     pub words: String,
@@ -289,7 +289,7 @@ impl Database {
     }
 
     /// The versions of a bill that are on hold.
-    pub async fn held_versions(&self, bill: &BillId) -> Result<Vec<HeldVersion>, BooksError> {
+    pub async fn versions_on_hold(&self, bill: &BillId) -> Result<Vec<VersionOnHold>, BooksError> {
         let of_bill = [bill.payer.clone(), bill.month.to_string()];
         self.with_connection(async move |c| {
             let sql = "SELECT version, manifest_digest, rules_digest, hold_reason FROM bill_versions \
@@ -298,7 +298,7 @@ impl Database {
             let mut found = vec![];
             while let Some(row) = rows.next().await? {
                 let key = VersionKey { version: row.get(0)?, manifest_digest: row.get(1)?, rules_digest: row.get(2)? };
-                found.push(HeldVersion { key, words: row.get(3)? });
+                found.push(VersionOnHold { key, words: row.get(3)? });
             }
             Ok(found)
         })

@@ -219,7 +219,8 @@ pub enum LineClaim {
     /// Usage of the meter at this place in [`Rules::meters`].
     Counted(u8),
     /// A line that the meter's patterns fit and that it does not count: its line type is not in the
-    /// meter's `line_types` (credit, tax, refund, …), or it is a part of a split line.
+    /// meter's `line_types` (credit, tax, refund, …), it is a split-cost child, or it is faulty and
+    /// left out.
     Excluded(u8),
     /// An ignore rule names it.
     Ignored,

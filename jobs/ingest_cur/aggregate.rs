@@ -26,8 +26,7 @@ use std::sync::Arc;
 use fault::Faults;
 pub use fault::{FaultKind, FaultyLines, LineFault, Origin};
 pub use limits::UsageTooLarge;
-use mark::Mark;
-pub(super) use mark::NO_AMOUNT;
+pub(super) use mark::Mark;
 use names::{DictionaryMap, Interner};
 pub(super) use partial::PARTIAL_SUMS_VERSION;
 use seen::Seen;
@@ -315,7 +314,7 @@ impl UsageAggregator {
     fn marked(&mut self, line_type: u32, mark: Mark) -> u32 {
         let names = &mut self.names;
         *self.marked_line_types.entry((line_type, mark)).or_insert_with(|| {
-            let name = format!("{}{}", names.text(line_type), mark.text());
+            let name = mark.put_on(names.text(line_type));
             names.intern(&name)
         })
     }

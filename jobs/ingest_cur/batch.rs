@@ -19,7 +19,6 @@ use books::usage::tag_key::TagKeys;
 /// Largest amount of a line, 10¹⁶ units: the sums of 10¹² such lines fit into 128 bits.
 const LARGEST: Quantity = Quantity::from_scaled(UNIT * 10_i128.pow(16));
 
-/// Seconds of a day.
 pub const DAY_SECONDS: i64 = 86_400;
 /// Code of a row without a value.
 pub const BLANK: i32 = -1;

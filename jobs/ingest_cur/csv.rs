@@ -24,8 +24,6 @@ pub(super) const BYTES: u64 = 12 << 20;
 const READ_BYTES: u64 = 2 << 20;
 /// Characters of a line's resource that are kept for a message.
 const RESOURCE_LIMIT: usize = 256;
-/// Longest map of tags, as text. AWS allows 50 tags of 128 and 256 characters.
-const LONGEST_MAP: u64 = 1 << 20;
 /// Most columns; a bill has 120 to 600.
 const COLUMNS: usize = 20_000;
 /// Bytes that are parsed at once, a line at most.
@@ -190,8 +188,9 @@ fn aggregate_text(
     let before = aggregator.counted_rows();
     aggregator.seen.tags.see(&wanted.tag_columns);
     let places = wanted.places();
-    let is_map: Vec<bool> = places.iter().map(|place| is_tag_map(&canonical_name(&headers[*place]))).collect();
-    let mut columns: Vec<Growing> = is_map.iter().map(|is_map| Growing::new(*is_map)).collect();
+    let is_map = |place: &usize| is_tag_map(&canonical_name(&headers[*place]));
+    let new = |place| if is_map(place) { Growing::maps() } else { Growing::texts() };
+    let mut columns: Vec<Growing> = places.iter().map(new).collect();
     // only the columns that are read have to be UTF-8
     let (mut record, mut batch_rows) = (csv::ByteRecord::new(), Rows::default());
     let (mut rows, mut pending) = (0_u64, 0);
@@ -199,13 +198,11 @@ fn aggregate_text(
         lines.next_record();
         let more = reader.read_byte_record(&mut record).map_err(|e| fault(&e))?;
         if more {
-            for ((column, place), is_map) in columns.iter_mut().zip(&places).zip(&is_map) {
+            for (column, place) in columns.iter_mut().zip(&places) {
                 let value = &record[*place];
                 let length = u64::try_from(value.len()).unwrap_or(u64::MAX);
                 let pushed = match str::from_utf8(value) {
-                    _ if length > if *is_map { LONGEST_MAP } else { memory::LONGEST_VALUE } => {
-                        Err(memory::too_long(length))
-                    }
+                    _ if length > column.longest() => Err(memory::too_long(length)),
                     Ok(text) => column.push(text),
                     Err(_) => Err("the value is no UTF-8 text; the file is damaged".to_owned()),
                 };

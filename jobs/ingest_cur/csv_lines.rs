@@ -42,7 +42,6 @@ impl Lines {
         (lines.clone(), ByLine { text, lines })
     }
 
-    /// A new record begins.
     pub(super) fn next_record(&self) {
         self.0.set(Place { left: RECORD_LIMIT, first: None, ..self.0.get() });
     }

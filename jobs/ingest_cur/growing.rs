@@ -14,6 +14,10 @@ use arrow::error::ArrowError;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::batch::NO_CUSTOMER;
+use super::memory;
+
+/// Longest map of tags, as text. AWS allows 50 tags of 128 and 256 characters.
+const LONGEST_MAP: u64 = 1 << 20;
 
 /// A column of the batch that is being read.
 pub(super) enum Growing {
@@ -22,8 +26,20 @@ pub(super) enum Growing {
 }
 
 impl Growing {
-    pub(super) fn new(is_map: bool) -> Self {
-        if is_map { Self::Maps(Box::default()) } else { Self::Texts(Texts::default()) }
+    pub(super) fn texts() -> Self {
+        Self::Texts(Texts::default())
+    }
+
+    pub(super) fn maps() -> Self {
+        Self::Maps(Box::default())
+    }
+
+    /// Bytes of the longest value that a row may have.
+    pub(super) fn longest(&self) -> u64 {
+        match self {
+            Self::Texts(_) => memory::LONGEST_VALUE,
+            Self::Maps(_) => LONGEST_MAP,
+        }
     }
 
     /// Adds a row.
@@ -191,7 +207,7 @@ mod tests {
 
     #[test]
     fn rows_share_equal_maps() {
-        let mut maps = Growing::new(true);
+        let mut maps = Growing::maps();
         for json in ["{}", r#"{"a":"1","b":"2"}"#, "{}", r#"{"b":"2"}"#] {
             maps.push(json).unwrap();
         }

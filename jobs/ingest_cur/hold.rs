@@ -18,7 +18,7 @@ use super::listed::{LISTED, most, shown};
 use crate::context::HoldPolicy;
 use books::units::calendar::Month;
 use books::units::words::{several, verb};
-use books::usage::bill::{HeldVersion, VersionKey, words_digest};
+use books::usage::bill::{VersionKey, VersionOnHold, words_digest};
 
 /// Characters of a version that name it, at least.
 pub const VERSION_PREFIX: usize = 8;
@@ -256,36 +256,36 @@ pub fn named<'a>(prefix: &str, versions: impl Iterator<Item = &'a str>) -> Resul
     }
 }
 
-/// What `acceptance` says about the delivery `newest`. `held` are the versions of the bill that are
-/// on hold.
+/// What `acceptance` says about the delivery `newest`. `on_hold` are the versions of the bill that
+/// are on hold.
 ///
 /// # Errors
 /// When it names no version that is on hold, or not the words that it is on hold with; what to do.
 pub(super) fn accepted(
     acceptance: &Acceptance,
     newest: &VersionKey,
-    held: &[HeldVersion],
+    on_hold: &[VersionOnHold],
     month: Month,
 ) -> Result<Accepted, String> {
     let prefix = acceptance.version.as_str();
     if acceptance.actor.trim().is_empty() || acceptance.reason.trim().is_empty() {
         return Err(format!("an acceptance needs who decided (`actor`) and why (`reason`); both are kept{NOTHING}"));
     }
-    let of_newest = |held: &&HeldVersion| held.key.version == newest.version;
+    let of_newest = |other: &&VersionOnHold| other.key.version == newest.version;
     if prefix.chars().count() >= VERSION_PREFIX
         && newest.version.starts_with(prefix)
-        && !held.iter().any(|h| of_newest(&h))
+        && !on_hold.iter().any(|h| of_newest(&h))
     {
         let why = format!("version {prefix} was not on hold, so nobody has looked at what was found now");
         return Ok(Accepted::Other(why));
     }
-    let version = named(prefix, held.iter().map(|h| h.key.version.as_str()));
+    let version = named(prefix, on_hold.iter().map(|h| h.key.version.as_str()));
     let version = version.map_err(|why| format!("{why}{NOTHING}"))?;
     if version != newest.version {
         let why = format!("version {version} was accepted, but AWS has delivered version {} since", newest.version);
         return Ok(Accepted::Other(why));
     }
-    let Some(HeldVersion { words, .. }) = held.iter().find(|h| h.key == *newest) else {
+    let Some(VersionOnHold { words, .. }) = on_hold.iter().find(|h| h.key == *newest) else {
         let why = "it was put on hold with another manifest or by other rules";
         return Ok(Accepted::Other(format!("version {version} was accepted, but {why}")));
     };
@@ -312,10 +312,16 @@ mod tests {
 
     #[test]
     fn an_acceptance_is_about_one_version_as_it_was_looked_at() {
-        let held =
-            |version: &str, manifest: &str| HeldVersion { key: key(version, manifest), words: format!("w{manifest}") };
-        let all =
-            [held("11111111-aa", "m"), held("11111111-bb", "m"), held("22222222-cc", "m"), held("22222222-cc", "n")];
+        let on_hold = |version: &str, manifest: &str| VersionOnHold {
+            key: key(version, manifest),
+            words: format!("w{manifest}"),
+        };
+        let all = [
+            on_hold("11111111-aa", "m"),
+            on_hold("11111111-bb", "m"),
+            on_hold("22222222-cc", "m"),
+            on_hold("22222222-cc", "n"),
+        ];
         let month = "2026-10".parse().unwrap();
         let acceptance = |version: &str, seen: Option<&str>, reason: &str| {
             let seen = seen.map(words_digest);

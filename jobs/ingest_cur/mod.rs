@@ -6,9 +6,10 @@
 //! what the comparison finds.
 //!
 //! Three rules keep half of a bill out of the books. The manifest names the files, and all of them
-//! must be there, unchanged while they are read (`delivery`). A version is applied in one
-//! transaction that starts with its claim. A version that looks wrong (unknown line types, faulty
-//! lines, usage that shrank) is put on hold for a person instead of being booked (`hold`).
+//! must be there, unchanged while they are read (`delivery`). A booking is staged in short
+//! transactions, and one small commit makes all of it count (`books::usage::booking`). A version
+//! that looks wrong (unknown line types, faulty lines, usage that shrank) is put on hold for a
+//! person instead of being booked (`hold`).
 
 pub mod aggregate;
 pub mod batch;
@@ -162,8 +163,8 @@ async fn ingest(job: &IngestCur, export: &Export, context: &Context, now: Timest
     let booked_already = already_booked(&manifest, &key, &booked, now);
     let accepted = match &job.accept {
         Some(accept) if booked_already.is_none() || !key.version.starts_with(&accept.version) => {
-            let held = context.books.held_versions(&bill).await?;
-            let accepted = hold::accepted(accept, &key, &held, job.month);
+            let on_hold = context.books.versions_on_hold(&bill).await?;
+            let accepted = hold::accepted(accept, &key, &on_hold, job.month);
             Some(accepted.map_err(|why| Failure::GiveUp(anyhow!(why)))?)
         }
         _ => None,

@@ -62,7 +62,8 @@ impl<'a> Pages<'a> {
                 1 => kind = input.number()?,
                 2 => unpacked = input.number()?,
                 3 => packed = input.number()?,
-                5 | 7 | 8 => details = Details::read(&mut input, id == 8)?,
+                5 | 7 => details = Details::read(&mut input, PageVersion::One)?,
+                8 => details = Details::read(&mut input, PageVersion::Two)?,
                 _ => input.skip(field)?,
             }
         }
@@ -118,14 +119,21 @@ struct Details {
     levels: i64,
 }
 
+/// The version of a page's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PageVersion {
+    One,
+    Two,
+}
+
 impl Details {
-    fn read(input: &mut Input<'_>, second_version: bool) -> Result<Self, Fault> {
+    fn read(input: &mut Input<'_>, version: PageVersion) -> Result<Self, Fault> {
         let (mut last, mut found) = (0, Self::default());
         while let Some((field, id)) = input.field(&mut last)? {
-            match (id, second_version) {
+            match (id, version) {
                 (1, _) => found.values = input.number()?,
-                (2, false) | (4, true) => found.encoding = input.number()?,
-                (5 | 6, true) => found.levels = found.levels.saturating_add(input.number()?),
+                (2, PageVersion::One) | (4, PageVersion::Two) => found.encoding = input.number()?,
+                (5 | 6, PageVersion::Two) => found.levels = found.levels.saturating_add(input.number()?),
                 _ => input.skip(field)?,
             }
         }

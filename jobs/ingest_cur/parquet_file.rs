@@ -199,7 +199,6 @@ fn with_codes(field: &FieldRef) -> FieldRef {
 }
 
 impl ParquetFile {
-    /// Reads the footer.
     pub(super) async fn footer(source: &Arc<dyn Source>, object: &Object) -> Result<Footer, ReadError> {
         let file = ObjectReader { source: Arc::clone(source), object: object.clone() };
         file.footer().await.map_err(|e| parquet_fault(&source.name(&object.key), ", footer", e))

@@ -72,7 +72,6 @@ struct Found {
     bytes: u64,
 }
 
-/// What all units share.
 struct Shared {
     source: Arc<dyn Source>,
     objects: Vec<Object>,

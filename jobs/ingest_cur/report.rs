@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::aggregate::{FaultyLines, NO_AMOUNT, Totals, UnknownLineType};
+use super::aggregate::{FaultyLines, Mark, Totals, UnknownLineType};
 use super::export::Manifest;
 use super::growth::Growth;
 use super::guard::Restatement;
@@ -186,7 +186,8 @@ impl IngestReport {
                     .into(),
             );
         }
-        let no_amount = totals.lines.iter().filter(|l| l.line_type.ends_with(NO_AMOUNT)).map(|l| l.lines).sum::<u64>();
+        let no_amount =
+            totals.lines.iter().filter(|l| Mark::NoAmount.is_on(&l.line_type)).map(|l| l.lines).sum::<u64>();
         if no_amount > 0 {
             let (lines, have) = (several(no_amount, "line"), verb(no_amount, "has", "have"));
             warn(format!("{lines} {have} an amount that cannot be read; `meter discover` shows the kinds"));

@@ -134,9 +134,9 @@ pub struct PeriodCase {
     pub currency: String,
 }
 
-/// An event that counts as sent: in any state but not received.
+/// An event that counts as sent, as `books/stripe/placement.rs` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EarlierEvent {
+pub struct SentEvent {
     /// Start of the period in which the usage was.
     pub period_start: i64,
     pub timestamp: i64,
@@ -157,12 +157,12 @@ pub struct BillingCase {
     /// Periods that have begun, in order: those that may have changed, and the open one.
     pub periods: Vec<PeriodCase>,
     /// Events that are on an invoice, in order of their times.
-    pub sent: Vec<EarlierEvent>,
+    pub sent: Vec<SentEvent>,
 }
 
 /// An event to be stored. Instants are seconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EventToSend {
+pub struct EventToStore {
     pub value: i64,
     /// Start and end of the invoiced period.
     pub billed: InvoicePeriod,
@@ -174,7 +174,7 @@ pub struct EventToSend {
 /// The decision for a period.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PeriodDecision {
-    pub event: Option<EventToSend>,
+    pub event: Option<EventToStore>,
     pub deferred: Option<Deferral>,
 }
 
@@ -222,7 +222,7 @@ pub fn decide(case: &BillingCase, now: i64, grace: i64) -> Vec<PeriodDecision> {
     let within = |p: &PeriodCase, at: i64| p.start <= at && at < p.end;
     // the smallest possible total of each invoice: positive events count once they are accepted,
     // negative ones at once
-    let sure = |s: &&EarlierEvent| s.billed && (s.accepted || s.value < 0);
+    let sure = |s: &&SentEvent| s.billed && (s.accepted || s.value < 0);
     let floor = |p: &PeriodCase| -> i128 {
         case.sent.iter().filter(|s| within(p, s.timestamp)).filter(sure).map(|s| i128::from(s.value)).sum()
     };
@@ -256,7 +256,7 @@ pub fn decide(case: &BillingCase, now: i64, grace: i64) -> Vec<PeriodDecision> {
         let value =
             if delta > 0 { delta } else { delta.max(i64::try_from(-floors[at].max(0)).unwrap_or(-LARGEST_VALUE)) };
         floors[at] += i128::from(value.min(0));
-        let event = EventToSend {
+        let event = EventToStore {
             value,
             billed: InvoicePeriod { start: period.start, end: period.end },
             timestamp: timestamp((period.start, period.until), now),
@@ -273,14 +273,14 @@ pub fn decide(case: &BillingCase, now: i64, grace: i64) -> Vec<PeriodDecision> {
 /// Events, and the part of each that has an effect on its invoice. A final invoice comes out below
 /// zero if events that Stripe had taken turned out to be missing. Stripe cuts it off at zero. Part
 /// of its negative events, the newest first, then had no effect and is still to be taken back.
-fn effects(sent: &[EarlierEvent], now: i64, grace: i64) -> Vec<(&EarlierEvent, i64)> {
+fn effects(sent: &[SentEvent], now: i64, grace: i64) -> Vec<(&SentEvent, i64)> {
     let mut totals: BTreeMap<i64, i64> = BTreeMap::new();
-    let is_final = |s: &EarlierEvent| s.accepted && s.billed && now >= s.invoice.end + grace;
+    let is_final = |s: &SentEvent| s.accepted && s.billed && now >= s.invoice.end + grace;
     for s in sent.iter().filter(|s| is_final(s)) {
         let total = totals.entry(s.invoice.start).or_default();
         *total = total.saturating_add(s.value);
     }
-    let mut effects: Vec<(&EarlierEvent, i64)> = sent.iter().map(|s| (s, s.value)).collect();
+    let mut effects: Vec<(&SentEvent, i64)> = sent.iter().map(|s| (s, s.value)).collect();
     for (s, effect) in effects.iter_mut().rev().filter(|(s, _)| is_final(s) && s.value < 0) {
         let Some(total) = totals.get_mut(&s.invoice.start).filter(|total| **total < 0) else { continue };
         let cut = (*total).max(*effect);

@@ -2,11 +2,11 @@
 //!
 //! Three steps, and a crash may interrupt each of them. *Planning*: for each customer, meter and
 //! billing period, the billing target less everything that counts as sent becomes an event
-//! ([`decide`]). Events in any state but not received count as sent. Planning is one transaction,
-//! so two runs at the same time cannot plan the same amount twice. *Sending*: the contents of an
-//! event were fixed before its first attempt, so every attempt has the same identifier, and Stripe
-//! takes it once (`send`). *Settling*: an event without a clear answer is unconfirmed and counts
-//! as sent. Stripe's own totals decide about it (`reconcile_stripe`).
+//! ([`decide`]). `books/stripe/placement.rs` says which events count as sent. Planning is one
+//! transaction, so two runs at the same time cannot plan the same amount twice. *Sending*: the
+//! contents of an event were fixed before its first attempt, so every attempt has the same
+//! identifier, and Stripe takes it once (`send`). *Settling*: an event without a clear answer is
+//! unconfirmed and counts as sent. Stripe's own totals decide about it (`reconcile_stripe`).
 //!
 //! Only due customers are planned. Triggers and newly booked versions make a customer
 //! due when something may have changed. `reconcile_stripe` makes every customer due once a day, in

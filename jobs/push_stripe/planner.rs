@@ -10,8 +10,8 @@ use books::store::connection::{Connection, Write};
 use serde::{Deserialize, Serialize};
 
 use super::decide::{
-    BillingCase, Cut, DeferReason, Deferral, EarlierEvent, PeriodBilling, PeriodCase, PeriodDecision, decide,
-    look_again, target, timestamp,
+    BillingCase, Cut, DeferReason, Deferral, PeriodBilling, PeriodCase, PeriodDecision, SentEvent, decide, look_again,
+    target, timestamp,
 };
 use crate::job::Mode;
 use crate::stripe::Mapping;
@@ -24,7 +24,7 @@ use books::stripe::due::{self, DueAgain, DueSince};
 use books::stripe::invoice::{InvoicePeriod, LARGEST_VALUE};
 use books::stripe::meter_event::{self, EventState, NewMeterEvent};
 use books::stripe::placement::{Change, place};
-use books::stripe::planning::{self, DueCustomer, DuePeriod, DueSubscription, SentEvent};
+use books::stripe::planning::{self, DueCustomer, DuePeriod, DueSubscription, EarlierMeterEvent};
 use books::units::calendar::instant;
 use books::units::quantity::Quantity;
 
@@ -87,7 +87,6 @@ pub(super) struct PlanOutcome {
     pub(super) unknown_plan: u64,
 }
 
-/// Changes to be written.
 #[derive(Debug, Default)]
 struct Changes {
     events: Vec<NewMeterEvent>,
@@ -170,7 +169,7 @@ impl<'a> Planner<'a> {
         }
         self.outcome.customers += 1;
         // after a change of the subscription the periods' bounds change first
-        if !due.settled {
+        if !due.periods_are_current {
             if due.used_before_first_period {
                 self.changes.unrolled.push(customer.to_owned());
             }
@@ -206,14 +205,14 @@ impl<'a> Planner<'a> {
     /// The input of [`decide`] for a meter; collects the changes of its events.
     fn case(&mut self, of: CustomerMeter<'_>, rated: &[RatedPeriod]) -> BillingCase {
         let mut sent = vec![];
-        for event in of.sent() {
+        for event in of.events() {
             let placed = place(event, self.now, self.inputs.grace);
             match placed.change {
                 Some(Change::Withdraw) => self.changes.withdrawn.push(event.seq),
                 Some(Change::StopResending) => self.changes.not_resent.push(event.seq),
                 None => {}
             }
-            sent.extend(placed.sent.map(|invoice| EarlierEvent {
+            sent.extend(placed.sent.map(|invoice| SentEvent {
                 period_start: event.period_start,
                 timestamp: event.timestamp,
                 invoice,
@@ -232,7 +231,7 @@ impl<'a> Planner<'a> {
     }
 
     fn period_case(&self, of: CustomerMeter<'_>, period: &DuePeriod, rated: &Rated) -> PeriodCase {
-        let until = invoiced_until(period);
+        let until = period.takes_until();
         let cut = if rated.house.is_zero() { Cut::Nowhere } else { Cut::AtBudget };
         PeriodCase {
             start: period.start,
@@ -297,8 +296,8 @@ impl<'a> Planner<'a> {
     fn add_target(&mut self, of: CustomerMeter<'_>, period: &PeriodCase, planned: PlannedPeriod<'_>) {
         let PlannedPeriod { decision, rated } = planned;
         let stored = of.stored(period.start);
-        let sent = of.sent().iter().any(|s| period.start <= s.timestamp && s.timestamp < period.end);
-        let is_empty = rated.used.is_zero() && !sent && *decision == PeriodDecision::default();
+        let has_event = of.events().iter().any(|event| period.start <= event.timestamp && event.timestamp < period.end);
+        let is_empty = rated.used.is_zero() && !has_event && *decision == PeriodDecision::default();
         // stored for every period with an invoice; and until what was used in advance is made up
         // for, because the next period begins with it
         let advanced = || {
@@ -348,8 +347,8 @@ impl<'a> CustomerMeter<'a> {
         of_subscription.or(self.due.stripe_customer.as_deref())
     }
 
-    fn sent(self) -> &'a [SentEvent] {
-        self.due.sent.get(self.meter).map(Vec::as_slice).unwrap_or_default()
+    fn events(self) -> &'a [EarlierMeterEvent] {
+        self.due.events.get(self.meter).map(Vec::as_slice).unwrap_or_default()
     }
 
     fn stored(self, period_start: i64) -> Option<&'a StoredTarget> {
@@ -372,7 +371,7 @@ impl<'a> CustomerMeter<'a> {
 
     /// The subscription that bills a period; none if the period has no invoice.
     fn billing(self, period: &DuePeriod, rated: &Rated, mode: Mode) -> Option<PeriodBilling> {
-        let id = period.subscription.as_ref().filter(|_| invoiced_until(period) > period.start)?;
+        let id = period.subscription.as_ref().filter(|_| period.takes_until() > period.start)?;
         let subscription = self.due.subscriptions.get(id);
         let status = subscription.map(|s| s.status.as_str()).unwrap_or_default();
         let stripe_id = self.mapped.stripe_id.as_ref();
@@ -446,12 +445,6 @@ fn is_same_target(stored: &StoredTarget, new: &NewTarget) -> bool {
         && stored.deferred == new.deferred
         && stored.parts == new.parts
         && stored.deferred_reason.as_deref() == new.deferred_reason
-}
-
-/// First instant that the period's invoice does not cover. A period without a subscription has no
-/// invoice; the result is then its end.
-fn invoiced_until(period: &DuePeriod) -> i64 {
-    if period.subscription.is_some() { period.covered_until } else { period.end }
 }
 
 impl Changes {

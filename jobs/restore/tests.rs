@@ -2,6 +2,10 @@
 
 use super::*;
 
+fn parts([covered, rest]: [i64; 2]) -> PeriodParts<i64> {
+    PeriodParts { covered, rest }
+}
+
 #[test]
 fn what_stripe_has_beyond_the_books_is_imported() {
     for (accepted, discarded, seen, expected) in [
@@ -25,7 +29,7 @@ fn what_stripe_has_beyond_the_books_is_imported() {
 
 #[test]
 fn what_a_person_has_dealt_with_is_left_where_it_is() {
-    for (surpluses, shortfall, left) in [
+    for (surplus, shortfall, left) in [
         ([500, 0], -500, [0, 0]),
         ([700, 3], -500, [200, 3]),
         // Stripe agrees again: a person took the surplus back
@@ -40,7 +44,7 @@ fn what_a_person_has_dealt_with_is_left_where_it_is() {
         ([-2, 0], 5, [3, 0]),
         ([9, 0], 0, [9, 0]),
     ] {
-        assert_eq!(without_acknowledged(surpluses, shortfall), left, "{surpluses:?} {shortfall}");
+        assert_eq!(without_acknowledged(parts(surplus), shortfall), parts(left), "{surplus:?} {shortfall}");
     }
 }
 
@@ -50,8 +54,8 @@ fn short(amount: i64, since: i64) -> Option<Shortfall> {
 
 #[test]
 fn less_than_was_sent_is_the_same_only_when_it_is_as_much() {
-    assert_eq!(too_little([5, 0], None, 100), None);
-    assert_eq!(too_little([-5, 2], None, 100), short(5, 100));
-    assert_eq!(too_little([-5, -1], short(6, 40), 100), short(6, 40));
-    assert_eq!(too_little([-5, 0], short(6, 40), 100), short(5, 100));
+    assert_eq!(too_little(parts([5, 0]), None, 100), None);
+    assert_eq!(too_little(parts([-5, 2]), None, 100), short(5, 100));
+    assert_eq!(too_little(parts([-5, -1]), short(6, 40), 100), short(6, 40));
+    assert_eq!(too_little(parts([-5, 0]), short(6, 40), 100), short(5, 100));
 }

@@ -40,7 +40,6 @@ pub struct StripeAccount {
     pub max_concurrent: usize,
     /// The most requests in a second.
     pub per_second: u32,
-    /// Timeout of a request.
     pub timeout: Duration,
     /// Results of the attempts to send, for metrics.
     pub sends: Arc<SendCounters>,

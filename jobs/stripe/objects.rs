@@ -132,7 +132,6 @@ pub enum ListedItem {
 }
 
 impl RemoteSubscription {
-    /// Takes listed items.
     pub fn take(&mut self, items: Vec<ListedItem>) {
         for item in items {
             let ListedItem::Metered(mut item) = item else {

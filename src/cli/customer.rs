@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::known_customer;
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
-use crate::print::{self, decided::Runs};
+use crate::print::{self, OutputFormat, decided::Runs};
 use crate::wiring::{self, Open};
 
 /// Columns that a CSV file may have.
@@ -59,8 +59,8 @@ pub(crate) enum Action {
 
 pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     match action {
-        Action::List { plan, json } => list(config, plan, json).await,
-        Action::Show { customer, json } => show(config, &customer, json, now).await,
+        Action::List { plan, json } => list(config, plan, OutputFormat::of(json)).await,
+        Action::Show { customer, json } => show(config, &customer, OutputFormat::of(json), now).await,
         Action::Add { customer, plan, stripe_customer_id } => {
             let new = NewCustomer { id: customer, plan, stripe_customer_id, status: None };
             let added = add(config, vec![new]).await;
@@ -79,10 +79,10 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
     }
 }
 
-async fn list(config: &Config, plan: Option<String>, json: bool) -> anyhow::Result<Exit> {
+async fn list(config: &Config, plan: Option<String>, format: OutputFormat) -> anyhow::Result<Exit> {
     let books = wiring::open_books(config, Open::EXISTING).await?;
     let customers = books.customers(plan, None).await?;
-    if json {
+    if format == OutputFormat::Json {
         print::json(&customers)?;
         return Ok(Exit::Ok);
     }
@@ -96,22 +96,25 @@ async fn list(config: &Config, plan: Option<String>, json: bool) -> anyhow::Resu
     Ok(Exit::Ok)
 }
 
-async fn show(config: &Config, customer: &str, json: bool, now: Timestamp) -> anyhow::Result<Exit> {
+async fn show(config: &Config, customer: &str, format: OutputFormat, now: Timestamp) -> anyhow::Result<Exit> {
     let books = wiring::open_books(config, Open::EXISTING).await?;
     known_customer::require(&books, customer).await?;
     let found = books.customers(None, Some(customer.to_owned())).await?;
     let [one] = &found[..] else { anyhow::bail!("the customer `{customer}` was removed just now") };
     let budgets = books.budgets(customer).await?;
     let decided = books.entitlements(Some(customer.to_owned())).await?;
-    if json {
+    if format == OutputFormat::Json {
         print::json(&serde_json::json!({ "customer": one, "budgets": budgets, "entitlements": decided }))?;
         return Ok(Exit::Ok);
     }
-    let stripe = one.stripe_customer_id.as_deref().map(|id| format!(", Stripe customer {id}")).unwrap_or_default();
-    print::out(&format!("{}: plan {}, {}, since {}{stripe}", one.id, one.plan, one.status, one.created_at));
+    let stripe = |id: Option<&String>| id.map(|id| format!(", Stripe customer {id}")).unwrap_or_default();
+    let of = stripe(one.stripe_customer_id.as_ref());
+    print::out(&format!("{}: plan {}, {}, since {}{of}", one.id, one.plan, one.status, one.created_at));
     for s in &one.subscriptions {
-        let end = s.ended_at.map(|at| format!(", ended {at}")).unwrap_or_default();
-        print::out(&format!("subscription {}: {}, from {}, anchor {}{end}", s.id, s.status, s.started_at, s.anchor_at));
+        let (end, of) =
+            (s.ended_at.map(|at| format!(", ended {at}")).unwrap_or_default(), stripe(s.stripe_customer.as_ref()));
+        let since = format!("from {}, anchor {}{end}", s.started_at, s.anchor_at);
+        print::out(&format!("subscription {}: {}, {since}{of}", s.id, s.status));
     }
     print::out("");
     let period = |p: &books::customers::customer::PeriodRow| {

@@ -174,26 +174,29 @@ async fn act(
 const IMPORTED: &str = "imported from Stripe's total after a restoration";
 
 fn table(events: &[MeterEvent], now: Timestamp) {
-    let row = |i: &MeterEvent| {
-        let carried =
-            if i.billed_start == i.period_start { String::new() } else { format!("on {:.0}", i.billed_start) };
-        let next = match i.next_at {
+    let row = |event: &MeterEvent| {
+        let carried = if event.billed_start == event.period_start {
+            String::new()
+        } else {
+            format!("on {:.0}", event.billed_start)
+        };
+        let next = match event.next_at {
             Some(at) if at > now => format!(", again in {}", print::span(at.duration_since(now))),
             Some(_) => ", due".to_owned(),
-            None if i.state == EventState::Unconfirmed => ", Stripe's totals decide".to_owned(),
+            None if event.state == EventState::Unconfirmed => ", Stripe's totals decide".to_owned(),
             None => String::new(),
         };
         vec![
-            i.seq.to_string(),
-            ago(i.created_at, now),
-            i.customer.clone(),
-            i.meter.clone(),
-            i.period_start.to_string(),
+            event.seq.to_string(),
+            ago(event.created_at, now),
+            event.customer.clone(),
+            event.meter.clone(),
+            event.period_start.to_string(),
             carried,
-            i.value.to_string(),
-            format!("{}{next}", i.state.name()),
-            i.attempts.to_string(),
-            if i.imported { IMPORTED.to_owned() } else { i.error.clone().unwrap_or_default() },
+            event.value.to_string(),
+            format!("{}{next}", event.state.name()),
+            event.attempts.to_string(),
+            if event.imported { IMPORTED.to_owned() } else { event.error.clone().unwrap_or_default() },
         ]
     };
     let titles =
@@ -201,32 +204,70 @@ fn table(events: &[MeterEvent], now: Timestamp) {
     print::table(&titles, events.iter().map(row).collect());
 }
 
-fn fields(i: &MeterEvent, invoice: Option<&EventInvoice>) -> Vec<(&'static str, String)> {
+/// The invoice that an event is on, and what follows for its amount.
+fn placed(state: EventState, invoice: Option<&EventInvoice>) -> String {
+    let on = invoice.map(|on| format!("{}, {} to before {}", on.subscription, on.starts_at, on.ends_at));
+    match (state, on) {
+        (EventState::NotReceived, _) => "none: Stripe does not have it, and its amount is planned again".to_owned(),
+        (EventState::Discarded, on) => {
+            let on = on.unwrap_or_else(|| "none".to_owned());
+            format!("{on}; discarded, so its amount counts as sent and is not billed")
+        }
+        (_, Some(on)) => on,
+        (_, None) => "none, so its amount counts as not sent".to_owned(),
+    }
+}
+
+fn fields(event: &MeterEvent, invoice: Option<&EventInvoice>) -> Vec<(&'static str, String)> {
     let at = |t: Option<Timestamp>| t.map_or("-".to_owned(), |t| t.to_string());
-    let on = invoice.map_or("none, so its amount counts as not sent".to_owned(), |on| {
-        format!("{}, {} to before {}", on.subscription, on.starts_at, on.ends_at)
-    });
     vec![
-        ("event", i.seq.to_string()),
-        ("identifier", i.identifier.clone()),
-        ("customer", format!("{} ({})", i.customer, i.stripe_customer)),
-        ("meter", format!("{} ({})", i.meter, i.event_name)),
-        ("usage of period", i.period_start.to_string()),
-        ("planned for", format!("the invoice of {} to before {}", i.billed_start, i.billed_end)),
-        ("on invoice of", on),
-        ("value", i.value.to_string()),
-        ("timestamp", i.timestamp.to_string()),
-        ("send before", i.send_before.to_string()),
-        ("state", i.state.name().to_owned()),
-        ("unconfirmed", if i.maybe_applied { "yes: an attempt may have been applied" } else { "no" }.to_owned()),
-        ("attempts", i.attempts.to_string()),
-        ("first attempt", at(i.first_attempt_at)),
-        ("last attempt", at(i.last_attempt_at)),
-        ("next attempt", at(i.next_at)),
-        ("made", i.created_at.to_string()),
-        ("settled", at(i.settled_at)),
-        ("request", i.request_id.clone().unwrap_or_else(|| "-".into())),
-        ("sent by", if i.imported { IMPORTED } else { "these books" }.to_owned()),
-        ("error", i.error.clone().unwrap_or_else(|| "-".into())),
+        ("event", event.seq.to_string()),
+        ("identifier", event.identifier.clone()),
+        ("customer", format!("{} ({})", event.customer, event.stripe_customer)),
+        ("meter", format!("{} ({})", event.meter, event.event_name)),
+        ("usage of period", event.period_start.to_string()),
+        ("planned for", format!("the invoice of {} to before {}", event.billed_start, event.billed_end)),
+        ("on invoice of", placed(event.state, invoice)),
+        ("value", event.value.to_string()),
+        ("timestamp", event.timestamp.to_string()),
+        ("send before", event.send_before.to_string()),
+        ("state", event.state.name().to_owned()),
+        (
+            "was unconfirmed",
+            if event.maybe_applied { "yes: an attempt may have been applied" } else { "no" }.to_owned(),
+        ),
+        ("attempts", event.attempts.to_string()),
+        ("first attempt", at(event.first_attempt_at)),
+        ("last attempt", at(event.last_attempt_at)),
+        ("next attempt", at(event.next_at)),
+        ("made", event.created_at.to_string()),
+        ("settled", at(event.settled_at)),
+        ("request", event.request_id.clone().unwrap_or_else(|| "-".into())),
+        ("sent by", if event.imported { IMPORTED } else { "these books" }.to_owned()),
+        ("error", event.error.clone().unwrap_or_else(|| "-".into())),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_amount_counts_as_sent_as_placement_says() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let (starts_at, ends_at) = (at("2026-10-01T00:00:00Z"), at("2026-11-01T00:00:00Z"));
+        let invoice = EventInvoice { subscription: "sub_ann".into(), starts_at, ends_at };
+        let on = "sub_ann, 2026-10-01T00:00:00Z to before 2026-11-01T00:00:00Z";
+        let not_billed = "discarded, so its amount counts as sent and is not billed";
+        let not_received = "none: Stripe does not have it, and its amount is planned again";
+        for state in [EventState::Pending, EventState::Unconfirmed, EventState::Accepted, EventState::Refused] {
+            assert_eq!(placed(state, Some(&invoice)), on);
+            assert_eq!(placed(state, None), "none, so its amount counts as not sent");
+        }
+        assert_eq!(placed(EventState::Discarded, Some(&invoice)), format!("{on}; {not_billed}"));
+        assert_eq!(placed(EventState::Discarded, None), format!("none; {not_billed}"));
+        for invoice in [Some(&invoice), None] {
+            assert_eq!(placed(EventState::NotReceived, invoice), not_received);
+        }
+    }
 }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::known_customer;
-use super::usage::Args;
+use super::usage_args::UsageArgs;
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::print;
@@ -27,7 +27,7 @@ struct Line {
     ended_by_bound: u32,
 }
 
-pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
+pub(crate) async fn run(args: UsageArgs, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let books = wiring::open_books(config, Open::EXISTING).await?;
     let month = args.month.unwrap_or_else(|| Month::of(now));
     let by_day = args.customer.is_some();

@@ -35,6 +35,7 @@ mod stripe;
 mod submit;
 mod turn;
 mod usage;
+mod usage_args;
 mod verify;
 mod versions;
 mod work;
@@ -92,9 +93,9 @@ enum Command {
     /// Read the newest bills and book what they change
     Ingest(ingest::Args),
     /// Show what was used
-    Usage(usage::Args),
+    Usage(usage_args::UsageArgs),
     /// Show what the web backend measured, beside what AWS billed
-    Measured(usage::Args),
+    Measured(usage_args::UsageArgs),
     /// List the versions of bills that were booked or put on hold
     Versions(versions::Args),
     /// Read the newest bill with the configured rules, and list every kind of line of the watched

@@ -13,8 +13,9 @@ use jobs::stripe::transport::CallError;
 
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
+use crate::plan_file;
+use crate::print::{self, OutputFormat};
 use crate::wiring::{self, Open};
-use crate::{plan_file, print};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
@@ -40,7 +41,7 @@ pub(crate) enum Action {
 
 pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     match action {
-        Action::List { plan, json } => list(config, plan.as_deref(), json, now).await,
+        Action::List { plan, json } => list(config, plan.as_deref(), OutputFormat::of(json), now).await,
         Action::Apply { file, dry_run } => {
             let name = file.display();
             let plans = read(&file)?;
@@ -132,14 +133,14 @@ fn in_tiers(plans: &Plans, now: Timestamp) {
     }
 }
 
-async fn list(config: &Config, plan: Option<&str>, json: bool, now: Timestamp) -> anyhow::Result<Exit> {
+async fn list(config: &Config, plan: Option<&str>, format: OutputFormat, now: Timestamp) -> anyhow::Result<Exit> {
     let books = wiring::open_books(config, Open::EXISTING).await?;
     let all = books.plans().await?;
     let chosen: Vec<&Plan> = all.iter().filter(|p| plan.is_none_or(|name| p.name == name)).collect();
     if let (Some(name), true) = (plan, chosen.is_empty()) {
         return Err(BadUsage(format!("there is no plan `{name}`; there are: {}", all.names().join(", "))).into());
     }
-    if json {
+    if format == OutputFormat::Json {
         print::json(&chosen)?;
         return Ok(Exit::Ok);
     }

@@ -2,28 +2,16 @@
 
 use books::units::calendar::Month;
 use books::units::quantity::Quantity;
-use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
 use super::known_customer;
+use super::usage_args::UsageArgs;
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::print;
 use crate::wiring::{self, Open};
 
-#[derive(Debug, ClapArgs)]
-pub(crate) struct Args {
-    /// Only this customer, by day
-    pub(super) customer: Option<String>,
-    /// Month [default: the current one]
-    #[arg(long, value_name = "YYYY-MM")]
-    pub(super) month: Option<Month>,
-    /// Print as JSON
-    #[arg(long)]
-    pub(super) json: bool,
-}
-
-pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
+pub(crate) async fn run(args: UsageArgs, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let books = wiring::open_books(config, Open::EXISTING).await?;
     let month = args.month.unwrap_or_else(|| Month::of(now));
     let by_day = args.customer.is_some();

@@ -27,7 +27,6 @@ use crate::print::reconcile::MOST;
 /// The key of an account that does not exist.
 const KEY: &str = "sk_test_demo";
 const EVENT: &str = "demo_chime_milliminutes";
-/// Customers that subscribe.
 const SUBSCRIBERS: usize = 3;
 
 /// Bills the month so far to customers who subscribed on its first day; `restate` has AWS change

@@ -48,7 +48,7 @@ pub(super) async fn run(folder: &Path, now: Timestamp) -> anyhow::Result<(Config
     let spec = spec_of(month, now)?;
     let books = wiring::open_books(&config, Open::MIGRATED).await?;
     // its Stripe account lives in this process only
-    books.remember(MADE_BY_DEMO, "1".into()).await?;
+    books.put_setting(MADE_BY_DEMO, "1".into()).await?;
     let context = wiring::context(&config, books).await?;
     let job = || IngestCur::new("demo", month);
 

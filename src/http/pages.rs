@@ -221,7 +221,7 @@ fn run(row: &JobRow) -> RunRow {
     RunRow {
         seq: row.seq,
         kind: row.kind.clone(),
-        state: row.state.as_str().to_owned(),
+        state: row.state,
         what: report_summary(&row.payload.to_string())
             .split(", ")
             .filter(|part| !part.ends_with(" false"))

@@ -17,7 +17,6 @@ use crate::worker::schedule;
 /// Decisions to come that are listed.
 const LISTED: usize = 20;
 
-/// The runs of `enforce_budgets`.
 pub(crate) struct Runs {
     pub(crate) last: Option<LastRun>,
     /// The next one of the schedule.

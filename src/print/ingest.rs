@@ -7,7 +7,6 @@ use super::out;
 use crate::config::Config;
 use crate::format::{change, count, customer, quantity, several, verb};
 
-/// Prints a report.
 pub(crate) fn show(report: &IngestReport, config: &Config) {
     let (export, month) = (&report.export, report.bill.month);
     let version: String = report.version.chars().take(8).collect();

@@ -25,6 +25,20 @@ use serde::Serialize;
 pub(crate) use crate::format::{count, customer, quantity, several, span};
 use crate::visible;
 
+/// How a command prints what it found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OutputFormat {
+    Text,
+    Json,
+}
+
+impl OutputFormat {
+    /// By the flag `--json`.
+    pub(crate) fn of(json: bool) -> Self {
+        if json { Self::Json } else { Self::Text }
+    }
+}
+
 /// Prints a table; columns whose title starts with `>` are right-aligned.
 pub(crate) fn table(titles: &[&str], rows: Vec<Vec<String>>) {
     let mut table = Table::new();
@@ -94,7 +108,6 @@ pub(crate) fn cost(books: &Database) {
     }
 }
 
-/// Prints JSON.
 pub(crate) fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
     raw(&visible::json(&serde_json::to_string_pretty(value)?));
     Ok(())

@@ -6,7 +6,6 @@ use jiff::Timestamp;
 use super::out;
 use crate::format::{ago, span};
 
-/// The table of notifications.
 pub(crate) fn table(notifications: &[Notification], now: Timestamp) {
     if notifications.is_empty() {
         return out("no such notification was made");

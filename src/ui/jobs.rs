@@ -41,7 +41,7 @@ pub fn job(run: &RunRow, details: &[(String, String)], can_act: bool, now: Times
         @if !run.what.is_empty() { p.lead { (run.what) } }
         div.card.block {
             dl.view {
-                dt { "State" } dd { (state(&run.state, run.attention)) }
+                dt { "State" } dd { (state(run.state, run.attention)) }
                 dt { "When" } dd { (instant(run.at)) " (" (ago(run.at, now)) ")" }
                 dt { "Attempts" } dd { (count(run.attempts)) }
                 @if let Some(duration) = run.took { dt { "Took" } dd { (took(duration)) } }
@@ -142,7 +142,7 @@ fn table(runs: &[RunRow], can_act: bool, now: Timestamp) -> Markup {
             tr {
                 td.n { a href={ "/jobs/" (run.seq) } { (run.seq) } }
                 th.id scope="row" { span.whole { (run.kind) } @if !run.what.is_empty() { div.soft.clip { (run.what) } } }
-                td { (state(&run.state, run.attention)) }
+                td { (state(run.state, run.attention)) }
                 @if can_act { td.acts { (buttons(run)) } }
                 td { (ago(run.at, now)) }
                 td.n { @if let Some(duration) = run.took { (took(duration)) } }

@@ -2,9 +2,9 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use crate::queue::JobState;
 use crate::visible;
 
-/// The one style sheet.
 const STYLE: &str = include_str!("page.css");
 /// Three bars on blue, an inline SVG, so that no browser requests `/favicon.ico`.
 const FAVICON: &str = "data:image/svg+xml;base64,\
@@ -27,9 +27,9 @@ pub(super) enum Here {
 /// How good or bad something is. Words beside it always say the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tone {
-    Well,
+    Good,
     Warning,
-    Wrong,
+    Bad,
     Busy,
     Quiet,
 }
@@ -37,9 +37,9 @@ pub(super) enum Tone {
 impl Tone {
     pub(super) fn class(self) -> &'static str {
         match self {
-            Self::Well => "well",
+            Self::Good => "well",
             Self::Warning => "warning",
-            Self::Wrong => "wrong",
+            Self::Bad => "wrong",
             Self::Busy => "busy",
             Self::Quiet => "quiet",
         }
@@ -113,9 +113,9 @@ fn mark() -> Markup {
 /// The icon of a tone.
 pub(super) fn icon(tone: Tone) -> Markup {
     let (class, path) = match tone {
-        Tone::Well => ("icon well", "M8 1.5a6.5 6.5 0 1 0 0 13a6.5 6.5 0 1 0 0-13M5 8.3l2.1 2.1L11 6.2"),
+        Tone::Good => ("icon well", "M8 1.5a6.5 6.5 0 1 0 0 13a6.5 6.5 0 1 0 0-13M5 8.3l2.1 2.1L11 6.2"),
         Tone::Warning => ("icon warning", "M8 2L14.5 13.5H1.5ZM8 6.3V9.3M8 11.2V11.6"),
-        Tone::Wrong => {
+        Tone::Bad => {
             ("icon wrong", "M5.4 1.5h5.2l3.9 3.9v5.2l-3.9 3.9H5.4L1.5 10.6V5.4ZM5.7 5.7l4.6 4.6M10.3 5.7L5.7 10.3")
         }
         Tone::Busy => ("icon busy", "M8 1.5a6.5 6.5 0 1 0 0 13a6.5 6.5 0 1 0 0-13M8 4.5V8l2.4 1.6"),
@@ -129,16 +129,16 @@ fn drawing(class: &str, path: &str) -> Markup {
 }
 
 /// The state of a job.
-pub(super) fn state(state: &str, attention: bool) -> Markup {
+pub(super) fn state(state: JobState, attention: bool) -> Markup {
     let tone = match (state, attention) {
-        ("dead", _) => Tone::Wrong,
-        (_, true) | ("retrying", _) => Tone::Warning,
-        ("done", _) => Tone::Well,
-        ("running", _) => Tone::Busy,
-        _ => Tone::Quiet,
+        (JobState::Dead, _) => Tone::Bad,
+        (_, true) | (JobState::Retrying, _) => Tone::Warning,
+        (JobState::Done, _) => Tone::Good,
+        (JobState::Running, _) => Tone::Busy,
+        (JobState::Pending | JobState::Scheduled | JobState::Cancelled, _) => Tone::Quiet,
     };
     html! {
-        span class={ "state " (tone.class()) } { (icon(tone)) span { (state) @if attention { ", needs attention" } } }
+        span class={ "state " (tone.class()) } { (icon(tone)) span { (state.as_str()) @if attention { ", needs attention" } } }
     }
 }
 

@@ -24,6 +24,7 @@ use books::units::quantity::Quantity;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::health::Overview;
+use crate::queue::JobState;
 
 pub(crate) use format::about;
 pub use jobs::{job, jobs};
@@ -58,8 +59,7 @@ pub struct StatusView<'a> {
 pub struct RunRow {
     pub seq: i64,
     pub kind: String,
-    /// `pending`, `scheduled`, `running`, `retrying`, `done`, `dead`, `cancelled`.
-    pub state: String,
+    pub state: JobState,
     /// Its payload in short.
     pub what: String,
     pub attempts: i64,
@@ -122,7 +122,6 @@ pub struct MeterReport {
     pub days: Vec<(String, Quantity)>,
     /// The customers with most of it, the largest first; empty in the report of one.
     pub customers: Vec<(String, Quantity)>,
-    /// More sentences.
     pub notes: Vec<String>,
 }
 

@@ -77,13 +77,13 @@ fn verdict(view: &StatusView<'_>, now: Timestamp) -> (Tone, String) {
     let of = |level| view.overview.findings.iter().filter(|f| f.severity == level).count();
     match (of(Severity::Critical), of(Severity::Warning)) {
         (0, 0) if is_old(view, now) => (Tone::Warning, "The state is not known".into()),
-        (0, 0) => (Tone::Well, "All is well".into()),
+        (0, 0) => (Tone::Good, "All is well".into()),
         (0, 1) => (Tone::Warning, "1 thing needs attention".into()),
         (0, n) => (Tone::Warning, format!("{n} things need attention")),
-        (1, 0) => (Tone::Wrong, "Something is wrong".into()),
-        (wrong, 0) => (Tone::Wrong, format!("{wrong} things are wrong")),
-        (1, n) => (Tone::Wrong, format!("Something is wrong, and {n} more {}", needs(n))),
-        (wrong, n) => (Tone::Wrong, format!("{wrong} things are wrong, and {n} more {}", needs(n))),
+        (1, 0) => (Tone::Bad, "Something is wrong".into()),
+        (wrong, 0) => (Tone::Bad, format!("{wrong} things are wrong")),
+        (1, n) => (Tone::Bad, format!("Something is wrong, and {n} more {}", needs(n))),
+        (wrong, n) => (Tone::Bad, format!("{wrong} things are wrong, and {n} more {}", needs(n))),
     }
 }
 
@@ -95,7 +95,7 @@ fn findings(findings: &[Finding]) -> Markup {
         ul.findings {
             @for finding in findings {
                 @let (tone, word) = match finding.severity {
-                    Severity::Critical => (Tone::Wrong, "Wrong: "),
+                    Severity::Critical => (Tone::Bad, "Wrong: "),
                     Severity::Warning => (Tone::Warning, "Attention: "),
                 };
                 li {
@@ -128,7 +128,7 @@ fn near_limit(view: &StatusView<'_>) -> Markup {
                 td.whole { (p.meter) }
                 td {
                     @if p.allowed { span.state.warning { (icon(Tone::Warning)) span { "near" } } }
-                    @else { span.state.wrong { (icon(Tone::Wrong)) span { "blocked" } } }
+                    @else { span.state.wrong { (icon(Tone::Bad)) span { "blocked" } } }
                 }
                 td.n {
                     (quantity(p.used))
@@ -323,7 +323,7 @@ fn runs(runs: &[RunRow], now: Timestamp) -> Markup {
             tr {
                 td.n { a href={ "/jobs/" (run.seq) } { (run.seq) } }
                 th.whole scope="row" { (run.kind) }
-                td { (state(&run.state, run.attention)) }
+                td { (state(run.state, run.attention)) }
                 td { (ago(run.at, now)) }
                 td.n { @if let Some(took) = run.took { (format::took(took)) } }
                 td.text { span.clip { (format::prose(&run.result)) } }

@@ -105,7 +105,7 @@ fn run() -> RunRow {
     RunRow {
         seq: 12,
         kind: EVIL.into(),
-        state: "dead".into(),
+        state: JobState::Dead,
         what: EVIL.into(),
         attempts: 3,
         at: now(),

@@ -124,7 +124,7 @@ fn audit(view: &StatusView<'_>, now: Timestamp) -> Tile {
         return tile.line(html! { "every rule holds" });
     }
     for (rule, n) in audit.broken() {
-        tile = tile.bad(Tone::Wrong, n, &format!("× {rule} broken"));
+        tile = tile.bad(Tone::Bad, n, &format!("× {rule} broken"));
     }
     tile
 }
@@ -153,7 +153,7 @@ fn queue(view: &StatusView<'_>, now: Timestamp) -> Tile {
         Some(since) => tile.line(html! { "longest wait " (span(now.duration_since(since))) }),
         None => tile,
     };
-    tile.bad(Tone::Warning, of(JobState::Retrying), "retrying").bad(Tone::Wrong, of(JobState::Dead), "dead")
+    tile.bad(Tone::Warning, of(JobState::Retrying), "retrying").bad(Tone::Bad, of(JobState::Dead), "dead")
 }
 
 fn stripe(view: &StatusView<'_>, now: Timestamp) -> Tile {
@@ -170,8 +170,8 @@ fn stripe(view: &StatusView<'_>, now: Timestamp) -> Tile {
     };
     let drifts = view.overview.drifts().count();
     tile.bad(Tone::Warning, events.unconfirmed, "unconfirmed")
-        .bad(Tone::Wrong, events.refused, "refused")
-        .bad(Tone::Wrong, stripe.alarms, if stripe.alarms == 1 { "alarm" } else { "alarms" })
+        .bad(Tone::Bad, events.refused, "refused")
+        .bad(Tone::Bad, stripe.alarms, if stripe.alarms == 1 { "alarm" } else { "alarms" })
         .bad(
             Tone::Warning,
             i64::try_from(drifts).unwrap_or(i64::MAX),
@@ -197,7 +197,7 @@ fn notifications(view: &StatusView<'_>, now: Timestamp) -> Tile {
     if !view.overview.notifications_go_out {
         return Tile::new("Notifications", html! { "off" }).line(html! { (NO_WEBHOOK) });
     }
-    tile.bad(Tone::Wrong, notifications.dead, "given up")
+    tile.bad(Tone::Bad, notifications.dead, "given up")
 }
 
 fn database(view: &StatusView<'_>) -> Tile {

@@ -92,7 +92,6 @@ impl Worker {
         &self.shared.by.worker
     }
 
-    /// Stops this worker.
     pub fn stopper(&self) -> Stopper {
         self_stopper(&self.shared)
     }

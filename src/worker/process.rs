@@ -40,7 +40,6 @@ pub struct WorkerSettings {
 /// When a worker ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunUntil {
-    /// When it is stopped.
     Stopped,
     /// As soon as nothing is due.
     Idle,

@@ -7,27 +7,8 @@ use books::store::connection::params;
 use fake_stripe::Subscription;
 
 use super::model::{Budget, PLANS};
-use super::{BillingWorld, CUSTOMERS, DAY, HOUR, METERS};
-
-/// How a customer is known when a world begins.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Start {
-    pub plan: &'static str,
-    pub row: bool,
-    /// Whether the books have the Stripe id.
-    pub stripe_id: bool,
-    /// Whether there is a subscription at Stripe.
-    pub subscribed: bool,
-    /// Whether the web backend's webhook has announced it.
-    pub announced: bool,
-}
-
-impl Start {
-    /// A customer with everything.
-    pub fn known() -> Self {
-        Self { plan: "pro", row: true, stripe_id: true, subscribed: true, announced: true }
-    }
-}
+use super::scene::{CUSTOMERS, DAY, HOUR, METERS, Start};
+use super::world::BillingWorld;
 
 #[derive(Clone, Debug)]
 enum Act {

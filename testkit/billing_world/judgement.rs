@@ -7,7 +7,8 @@ use books::stripe::comparison::{ComparisonFilter, Verdict, WithoutPeriod};
 use books::units::calendar::Day;
 
 use super::model::{CENT, Owed, Parts, Span, TOLERANCE};
-use super::{BillingWorld, CUSTOMERS, METERS, PER_UNIT, UNIT};
+use super::scene::{CUSTOMERS, METERS, PER_UNIT, UNIT};
+use super::world::BillingWorld;
 
 /// A billing target in the books. Quantities are in 10⁻¹⁰ units.
 struct Booked {

@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
-use super::{DAY, METERS, UNIT, at};
+use super::scene::{DAY, METERS, UNIT, at};
 
 /// By how much books and model may differ, in 10⁻¹⁰ units: each rounds a share once a stretch or
 /// day.

@@ -9,7 +9,8 @@ use jobs::reconcile_stripe::reconcile;
 use jobs::roll_periods;
 use jobs::sync_stripe::{SyncScope, sync};
 
-use super::{BillingWorld, CUSTOMERS, DAY, HOUR, METERS, at};
+use super::scene::{CUSTOMERS, DAY, HOUR, METERS, at};
+use super::world::BillingWorld;
 
 /// The bills of a customer's last weeks rise, or fall by no more than was booked.
 pub async fn use_some(world: &BillingWorld, rng: &mut fastrand::Rng, who: usize, now: i64) {

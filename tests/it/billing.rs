@@ -75,6 +75,9 @@ fn from_an_empty_account_to_invoices_that_equal_the_books() {
     let shown = fixture.run("events show 1 --json").ends(0).json();
     assert!(shown["invoice"]["subscription"].as_str().unwrap().starts_with("sub_"), "{shown}");
     fixture.run("events show 1").ends(0).says(&["planned for      the invoice of", "on invoice of    sub_"]);
+    let shown = fixture.run("customer show ann").ends(0);
+    let subscription = shown.out.lines().find(|line| line.starts_with("subscription sub_ann: ")).unwrap();
+    assert!(subscription.ends_with(", Stripe customer cus_ann"), "{subscription}");
     fixture.run("events show 99").ends(2).says(&["there is no event `99`"]);
     fixture.run("verify").ends(0);
     let all: String = ["push", "events list", "reconcile ann", "stripe check", "config show"]
@@ -114,6 +117,9 @@ fn a_refused_event_is_kept_until_a_person_decides() {
         .ends(2)
         .says(&["no event `99999`", "nothing was changed"]);
     fixture.run(&format!("events retry {id} --reason again")).ends(1).says(&["is not_received"]);
+    fixture.run(&format!("events show {id}")).ends(0).says(&["on invoice of    none: Stripe does not have it"]);
+    let shown = fixture.run(&format!("events show {id} --json")).ends(0).json();
+    assert_eq!(shown["invoice"], serde_json::Value::Null, "{shown}");
     // the customer has another id at Stripe now
     let began = Timestamp::now().as_second() - 10 * DAY;
     fixture.stripe.world().add_customer("cus_bob2");

@@ -18,7 +18,7 @@ use testkit::ingest_fixture::{IngestFixture, Line, chime, deliver_lines, now};
 
 const KEY: &str = "sk_test_transcription";
 const METER: &str = "transcription_minutes";
-const EVENT: &str = "demo_transcription_seconds";
+const EVENT: &str = "transcription_seconds";
 const VERSION: &str = "2026-10-12T03:00:00.000Z-44444444-4444-4444-8444-444444444444";
 
 /// AWS bills seconds. The factor is 1/60 with the ten decimals that a factor may have. Stripe gets
@@ -32,7 +32,7 @@ usage_types = ["*TranscribeAudio"]
 factor = "0.0166666667"
 
 [stripe.meters.transcription_minutes]
-event_name = "demo_transcription_seconds"
+event_name = "transcription_seconds"
 per_unit = "60"
 display_name = "Transcription"
 "#;

@@ -13,7 +13,7 @@ use super::{
 use crate::limits::settled::{newest_bills, usage_through};
 use crate::store::database::Database;
 use crate::store::error::BooksError;
-use crate::store::rows::first_row;
+use crate::store::rows::{first_row, sum_of_rests, sum_of_units};
 use crate::stripe::alarm;
 use crate::stripe::restore::billing_hold;
 use crate::units::calendar::{Month, instant};
@@ -382,12 +382,18 @@ async fn near_limit(c: &Connection) -> Result<Vec<NearLimit>, BooksError> {
 /// a month's last days comes in the next month. Steps through the index from id to id, and not from
 /// day to day.
 async fn unknown(c: &Connection, now: Timestamp) -> Result<BTreeMap<String, Quantity>, BooksError> {
-    let sql = "WITH RECURSIVE ids (id) AS ( \
+    let sql = concat!(
+        "WITH RECURSIVE ids (id) AS ( \
                  SELECT (SELECT min(customer) FROM ledger_entries WHERE customer > '') \
                  UNION ALL SELECT (SELECT min(customer) FROM ledger_entries WHERE customer > ids.id) FROM ids WHERE ids.id IS NOT NULL) \
-               SELECT u.meter, sum(u.quantity / 10000000000), sum(u.quantity % 10000000000) \
+               SELECT u.meter, ",
+        sum_of_units!("u.quantity"),
+        ", ",
+        sum_of_rests!("u.quantity"),
+        " \
                FROM ids CROSS JOIN booked_usage u ON u.customer = ids.id \
-               WHERE ids.id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM customers k WHERE k.id = ids.id) AND u.day BETWEEN ?1 AND ?2 GROUP BY u.meter";
+               WHERE ids.id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM customers k WHERE k.id = ids.id) AND u.day BETWEEN ?1 AND ?2 GROUP BY u.meter"
+    );
     let month = Month::of(now);
     let days = params![month.previous().first_day().to_string(), month.last_day().to_string()];
     let mut rows = c.query(sql, days).await?;

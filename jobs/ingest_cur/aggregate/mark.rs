@@ -1,9 +1,12 @@
-//! Marks of line types. Lines that a meter would count and that do not count are summed in a line
-//! group of their own, which is excluded, so that the sums of a meter still add up.
+//! Marks on line types. Some lines fit a meter and have a line type that counts, and are left out:
+//! split-cost children and faulty lines. A mark on the line type puts them into a line group of
+//! their own, which is excluded, so that the sums of a meter still add up.
 
-/// Marks the line type of lines that are summed apart from others of their kind.
+/// Marks the line type of lines that are summed apart from others of their kind. Sums of parts and
+/// line groups are stored with the mark at the end of the line type; only this file writes and
+/// reads that text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Mark {
+pub(crate) enum Mark {
     /// A split-cost child. The parent line carries the usage already.
     Split,
     NoAmount,
@@ -15,14 +18,24 @@ pub(super) enum Mark {
 impl Mark {
     const ALL: [Self; 5] = [Self::Split, Self::NoAmount, Self::TooLarge, Self::NoDay, Self::OtherPeriod];
 
-    pub(super) const fn text(self) -> &'static str {
+    const fn text(self) -> &'static str {
         match self {
             Self::Split => " (split line item)",
-            Self::NoAmount => NO_AMOUNT,
+            Self::NoAmount => " (no readable amount)",
             Self::TooLarge => " (amount too large)",
             Self::NoDay => " (no readable day)",
             Self::OtherPeriod => " (of another billing period)",
         }
+    }
+
+    /// A line type with this mark.
+    pub(super) fn put_on(self, line_type: &str) -> String {
+        format!("{line_type}{}", self.text())
+    }
+
+    /// Whether a line type has this mark.
+    pub(crate) fn is_on(self, line_type: &str) -> bool {
+        Self::strip(line_type).1.contains(&self)
     }
 
     /// A line type without its marks, and the marks.
@@ -36,6 +49,3 @@ impl Mark {
         (plain, marks)
     }
 }
-
-/// The end of the line type of lines whose amount cannot be read.
-pub(crate) const NO_AMOUNT: &str = " (no readable amount)";

@@ -202,7 +202,7 @@ fn no_fault_of_a_line_that_nobody_counts_is_a_fault() {
             let sum: Quantity = found.lines.iter().map(|l| l.amount).sum();
             assert_eq!(sum, "2".parse::<Quantity>().unwrap() + read.parse().unwrap());
             // how many could not be read is in the line groups, and they claim the same
-            let unread: u64 = found.lines.iter().filter(|l| l.line_type.ends_with(NO_AMOUNT)).map(|l| l.lines).sum();
+            let unread: u64 = found.lines.iter().filter(|l| Mark::NoAmount.is_on(&l.line_type)).map(|l| l.lines).sum();
             assert_eq!(unread, u64::from(read == "0" && !amount.is_empty()), "{amount}");
             assert!(found.lines.iter().all(|l| l.claim == found.lines[0].claim), "{:?}", found.lines);
             assert_eq!(found.unknown_line_types, []);

@@ -24,19 +24,12 @@ fn period(start: i64, end: i64, target: i64) -> PeriodCase {
 
 /// An event for the usage of the period from `of` on, on an invoice that is not final: `a`ccepted,
 /// `p`ending, or `r`efused.
-fn sent(of: i64, at: i64, value: i64, kind: char) -> EarlierEvent {
+fn sent(of: i64, at: i64, value: i64, kind: char) -> SentEvent {
     let invoice = InvoicePeriod { start: T0 + of, end: T0 + 1000 * DAY };
-    EarlierEvent {
-        period_start: T0 + of,
-        timestamp: T0 + at,
-        invoice,
-        value,
-        billed: kind != 'r',
-        accepted: kind == 'a',
-    }
+    SentEvent { period_start: T0 + of, timestamp: T0 + at, invoice, value, billed: kind != 'r', accepted: kind == 'a' }
 }
 
-fn case(periods: Vec<PeriodCase>, sent: Vec<EarlierEvent>) -> BillingCase {
+fn case(periods: Vec<PeriodCase>, sent: Vec<SentEvent>) -> BillingCase {
     BillingCase { deferred: None, periods, sent }
 }
 
@@ -219,15 +212,15 @@ fn an_event_says_whose_invoice_it_is_on_and_until_when_it_is_sent() {
     let mut case = two_periods();
     case.periods[0].target = Some(7);
     let event = |case: &BillingCase, now: i64| decide(case, T0 + now, GRACE)[0].event.unwrap();
-    let own = EventToSend {
+    let own = EventToStore {
         value: 7,
         billed: InvoicePeriod { start: T0, end: T0 + END },
         timestamp: T0 + END - 1,
         send_before: T0 + END + GRACE - MARGIN,
     };
     assert_eq!(event(&case, END + 5), own);
-    assert_eq!(event(&case, DAY), EventToSend { timestamp: T0 + DAY, ..own });
-    let next = EventToSend {
+    assert_eq!(event(&case, DAY), EventToStore { timestamp: T0 + DAY, ..own });
+    let next = EventToStore {
         value: 7,
         billed: InvoicePeriod { start: T0 + END, end: T0 + 60 * DAY },
         timestamp: T0 + 31 * DAY,
@@ -236,7 +229,7 @@ fn an_event_says_whose_invoice_it_is_on_and_until_when_it_is_sent() {
     assert_eq!(event(&case, 31 * DAY), next);
     // the invoice is made when the subscription ends, not when the period would have
     case.periods[0].until = T0 + 10 * DAY + 30;
-    let early = EventToSend { timestamp: T0 + 10 * DAY - 1, send_before: T0 + 10 * DAY + 30 + GRACE - MARGIN, ..own };
+    let early = EventToStore { timestamp: T0 + 10 * DAY - 1, send_before: T0 + 10 * DAY + 30 + GRACE - MARGIN, ..own };
     assert_eq!(event(&case, 10 * DAY + 60), early);
 }
 
@@ -266,7 +259,7 @@ fn a_correction_never_takes_an_invoice_below_zero() {
         (&[(-100, 'p'), (20, 'a')], 5, 85, None),
     ];
     for (before, target, value, deferred) in rows {
-        let before: Vec<EarlierEvent> = before.iter().map(|(value, kind)| sent(0, DAY, *value, *kind)).collect();
+        let before: Vec<SentEvent> = before.iter().map(|(value, kind)| sent(0, DAY, *value, *kind)).collect();
         let case = case(vec![period(0, END, *target)], before);
         assert_eq!(planned(&case, 2 * DAY), [(*value, *deferred)], "{case:?}");
     }
@@ -277,7 +270,7 @@ fn corrections_of_one_plan_share_the_floor_of_an_invoice() {
     let periods = |open| vec![period(0, END, 40), period(END, 60 * DAY, 50), period(60 * DAY, 90 * DAY, open)];
     let mut before = vec![sent(0, DAY, 100, 'a'), sent(END, 31 * DAY, 100, 'a'), sent(60 * DAY, 61 * DAY, 80, 'a')];
     let below = |amount: i64| Some((amount, DeferReason::BelowZero));
-    let plan = |open, before: &[EarlierEvent]| planned(&case(periods(open), before.to_vec()), 65 * DAY);
+    let plan = |open, before: &[SentEvent]| planned(&case(periods(open), before.to_vec()), 65 * DAY);
     assert_eq!(plan(80, &before), [(-60, None), (-20, below(-30)), (0, None)]);
     assert_eq!(plan(90, &before), [(-60, None), (-20, below(-30)), (10, None)], "what is only planned lifts nothing");
     assert_eq!(plan(70, &before), [(-60, None), (-20, below(-30)), (0, below(-10))]);
@@ -290,7 +283,7 @@ fn corrections_of_one_plan_share_the_floor_of_an_invoice() {
 
 #[test]
 fn what_a_final_invoice_cut_off_is_taken_back_on_the_next() {
-    let on_first = |at: i64, value: i64, kind: char| EarlierEvent {
+    let on_first = |at: i64, value: i64, kind: char| SentEvent {
         invoice: InvoicePeriod { start: T0, end: T0 + END },
         ..sent(0, at, value, kind)
     };
@@ -302,10 +295,10 @@ fn what_a_final_invoice_cut_off_is_taken_back_on_the_next() {
         on_first(3 * DAY, -40, 'a'),
         sent(END, 31 * DAY, 500, 'a'),
     ];
-    let plan = |before: &[EarlierEvent], now: i64| {
+    let plan = |before: &[SentEvent], now: i64| {
         planned(&case(vec![period(0, END, 10), period(END, 60 * DAY, 500)], before.to_vec()), now)
     };
-    let effects_at = |before: &[EarlierEvent], now: i64| -> Vec<i64> {
+    let effects_at = |before: &[SentEvent], now: i64| -> Vec<i64> {
         effects(before, T0 + now, GRACE).into_iter().map(|(_, effect)| effect).collect()
     };
     // until the invoice is final, every event has its full effect: 10 + 30 more are to be billed
@@ -402,12 +395,12 @@ fn any_case() -> impl Strategy<Value = (BillingCase, i64)> {
             let sent = events.into_iter().map(|(own, on, part, value, kind)| {
                 let on = of(on);
                 let at = on.start + (on.until - on.start) * part / 1000;
-                EarlierEvent {
+                SentEvent {
                     invoice: InvoicePeriod { start: on.start, end: on.until },
                     ..sent(of(own).start - T0, at - T0, value, kind)
                 }
             });
-            let mut sent: Vec<EarlierEvent> = sent.collect();
+            let mut sent: Vec<SentEvent> = sent.collect();
             sent.sort_by_key(|s| s.timestamp);
             (case(periods, sent), now)
         },
@@ -418,7 +411,7 @@ fn any_case() -> impl Strategy<Value = (BillingCase, i64)> {
 fn carried_out(case: &BillingCase, decisions: &[PeriodDecision]) -> BillingCase {
     let mut after = case.clone();
     for (own, decision) in case.periods.iter().zip(decisions) {
-        after.sent.extend(decision.event.map(|event| EarlierEvent {
+        after.sent.extend(decision.event.map(|event| SentEvent {
             period_start: own.start,
             timestamp: event.timestamp,
             invoice: event.billed,
@@ -432,13 +425,13 @@ fn carried_out(case: &BillingCase, decisions: &[PeriodDecision]) -> BillingCase 
 }
 
 /// The total of the accepted events of an invoice.
-fn comes_to<'a>(effects: impl Iterator<Item = &'a (&'a EarlierEvent, i64)>, invoice: InvoicePeriod) -> i64 {
+fn comes_to<'a>(effects: impl Iterator<Item = &'a (&'a SentEvent, i64)>, invoice: InvoicePeriod) -> i64 {
     effects.filter(|(s, _)| s.accepted && s.invoice == invoice).map(|(_, effect)| *effect).sum()
 }
 
 /// The smallest possible total of each invoice: of the accepted events, and all negative ones.
 fn at_worst(case: &BillingCase) -> Vec<i64> {
-    let counts = |p: &PeriodCase, s: &EarlierEvent| {
+    let counts = |p: &PeriodCase, s: &SentEvent| {
         s.billed && (s.accepted || s.value < 0) && (p.start..p.end).contains(&s.timestamp)
     };
     let of = |p: &PeriodCase| case.sent.iter().filter(|s| counts(p, s)).map(|s| s.value).sum::<i64>();
@@ -472,7 +465,7 @@ proptest! {
     /// other invoice does not change.
     #[test]
     fn a_final_invoice_is_cut_off_at_zero_and_nowhere_else((case, now) in any_case()) {
-        let plain: Vec<(&EarlierEvent, i64)> = case.sent.iter().map(|s| (s, s.value)).collect();
+        let plain: Vec<(&SentEvent, i64)> = case.sent.iter().map(|s| (s, s.value)).collect();
         let effects = effects(&case.sent, now, GRACE);
         for p in &case.periods {
             let invoice = InvoicePeriod { start: p.start, end: p.until };

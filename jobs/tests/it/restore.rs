@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use books::store::audit_log::AuditEntry;
 use books::stripe::acknowledgement::AcknowledgedBy;
-use books::stripe::restore::TotalState;
+use books::stripe::restore::{PeriodParts, ReadTotal, TotalState};
 use jobs::job::{Failure, Job, Mode};
 use jobs::push_stripe::PushStripe;
 use jobs::reconcile_stripe::reconcile;
@@ -444,8 +444,9 @@ async fn a_total_is_imported_once() {
     let totals = checklist(&world.context).await.unwrap().unwrap().totals;
     let of = totals.into_iter().find(|of| of.customer == "ann").unwrap();
     let known = books.known_events(of.clone()).await.unwrap();
-    assert!(books.import_total(of.clone(), known, [100, 0], HOUR, at(now)).await.unwrap());
-    assert!(!books.import_total(of, known, [100, 0], HOUR, at(now)).await.unwrap(), "the books know more now");
+    let read = ReadTotal { total: of, known, surplus: PeriodParts { covered: 100, rest: 0 } };
+    assert!(books.import_total(read.clone(), HOUR, at(now)).await.unwrap());
+    assert!(!books.import_total(read, HOUR, at(now)).await.unwrap(), "the books know more now");
     let sum = world.rows("SELECT sum(value) FROM meter_events WHERE imported = 1").await;
     assert_eq!(sum, ["100"]);
 }

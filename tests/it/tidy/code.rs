@@ -139,6 +139,24 @@ fn floats_come_in_at_one_door_only() {
     assert_eq!(doors, [root().join("jobs/ingest_cur/batch.rs")], "law 4");
 }
 
+/// Files of `books` that write the unit of quantities out, each with its reason.
+const UNIT_WRITTEN_OUT: [(&str, &str); 3] = [
+    ("books/limits/customer_facts.sql", "a file of SQL cannot use a macro"),
+    ("books/store/rows.rs", "it gives the unit to all SQL"),
+    ("books/units/quantity.rs", "it is the unit"),
+];
+
+#[test]
+fn sql_has_the_unit_of_quantities_from_one_place() {
+    let is_unit = |number: &str| number.replace('_', "") == "10000000000";
+    let numbers = |text: &str| text.split(|c: char| !c.is_ascii_digit() && c != '_').any(is_unit);
+    assert!(numbers("sum(a / 10000000000)") && numbers("10_000_000_000;") && !numbers("100000000000"));
+    let all = [".rs", ".sql"].iter().flat_map(|ending| files(&root().join("books"), ending));
+    let found: BTreeSet<String> = all.filter(|path| numbers(&without_tests(path))).map(|path| shown(&path)).collect();
+    let allowed: BTreeSet<String> = UNIT_WRITTEN_OUT.iter().map(|(path, _)| (*path).to_owned()).collect();
+    assert_eq!(found, allowed, "10_000_000_000 is written out; use the macros of books/store/rows.rs");
+}
+
 #[test]
 fn files_stay_readable() {
     for path in sources() {
@@ -155,6 +173,75 @@ fn files_stay_readable() {
         let ignored = format!("#[{}", "ignore");
         assert!(!text.contains(&ignored), "{} has a test that does not run", shown(&path));
     }
+}
+
+/// The most parameters of a function, without `self`.
+const PARAMETERS: usize = 5;
+
+/// The functions that a source declares, each with the number of its parameters without `self`.
+fn functions(source: &str) -> Vec<(&str, usize)> {
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    let mut found = vec![];
+    for (at, _) in source.match_indices("fn ") {
+        let rest = &source[at + 3..];
+        let name = &rest[..rest.find(|c| !is_name(c)).unwrap_or(rest.len())];
+        if name.is_empty() || source[..at].ends_with(is_name) {
+            continue;
+        }
+        // the list of parameters is the first pair of parentheses outside of `<…>`
+        let (mut depth, mut generics, mut start, mut before) = (0_usize, 0_usize, None, ' ');
+        let (mut count, mut parameter) = (0, String::new());
+        for c in rest[name.len()..].chars() {
+            match c {
+                '<' => generics += 1,
+                '>' if before != '-' => generics = generics.saturating_sub(1),
+                '(' | '[' | '{' => depth += 1,
+                ')' | ']' | '}' => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            before = c;
+            match start {
+                None if generics == 0 && c == '(' => start = Some(depth),
+                // not declared here: a type, such as `fn (u8)` in a comment
+                None if generics == 0 && !c.is_whitespace() && c != '>' => break,
+                None => {}
+                Some(outer) if (generics == 0 && depth == outer && c == ',') || depth < outer => {
+                    let plain = parameter.trim().trim_start_matches(['&', ' ']);
+                    let words = plain.split(|c| !is_name(c) && c != '\'');
+                    let receiver =
+                        words.filter(|word| !word.starts_with('\'') && *word != "mut").find(|w| !w.is_empty());
+                    count += usize::from(!plain.is_empty() && receiver != Some("self"));
+                    parameter.clear();
+                    if depth < outer {
+                        found.push((name, count));
+                        break;
+                    }
+                }
+                Some(_) => parameter.push(c),
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn functions_have_few_parameters() {
+    let source = "fn a() {} pub async fn b<F: Fn(u8, u8) -> u8>(&'a mut self, f: F, (x, y): (u8, u8)) -> u8 {}
+        fn c(\n    mut self,\n    one: HashMap<u8, u8>,\n    two: impl Fn(u8, u8) -> u8,\n    three: [u8; 3],\n) {}";
+    assert_eq!(functions(source), [("a", 0), ("b", 2), ("c", 3)], "what is looked for is found");
+    let (mut seen, mut faults) = (0, vec![]);
+    for path in sources() {
+        let text = read(&path);
+        let code: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+        for (name, parameters) in functions(&code.join("\n")) {
+            seen += 1;
+            if parameters > PARAMETERS {
+                faults.push(format!("{}: {name} has {parameters}", shown(&path)));
+            }
+        }
+    }
+    assert!(seen > 3000, "only {seen} functions were found");
+    assert!(faults.is_empty(), "functions with more than {PARAMETERS} parameters: {faults:#?}");
 }
 
 /// The type that a line declares, and whether anybody may use it.

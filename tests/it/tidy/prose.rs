@@ -67,6 +67,20 @@ fn comments_and_documents_end_before_the_edge() {
 }
 
 #[test]
+fn documents_that_everybody_reads_stay_short() {
+    for (name, most) in [("README.md", 130), ("ARCHITECTURE.md", 160)] {
+        let lines = read(&root().join(name)).lines().count();
+        assert!(lines <= most, "{name} has {lines} lines, and {most} at most");
+    }
+    let architecture = read(&root().join("ARCHITECTURE.md"));
+    let glossary = architecture.split("\n## Glossary\n").nth(1).and_then(|rest| rest.split("\n## ").next()).unwrap();
+    let rows = glossary.lines().filter(|line| line.starts_with("- **")).count();
+    assert!((1..=25).contains(&rows), "the glossary of ARCHITECTURE.md has {rows} rows, and 25 at most");
+    let words = read(&root().join("docs/stripe.md")).split_whitespace().count();
+    assert!(words <= 2438, "docs/stripe.md has {words} words (`wc -w`), and 2438 at most");
+}
+
+#[test]
 fn the_edge_is_counted_in_characters_and_spares_what_cannot_be_broken() {
     let line = |n: usize| "ö".repeat(n);
     let comment = |n: usize| format!("    /// {}", "ö".repeat(n - 8));
