@@ -58,7 +58,7 @@ const FINISHED: &str = "SELECT kind, state, count(*) FROM jobs WHERE state IN ('
 
 /// These kinds check a customer only on a change or once a day, so one clean run does not clear a
 /// finding.
-const CHECKS_ON_CHANGE: [&str; 2] = ["roll_periods", "sync_stripe"];
+const CHECKS_ON_CHANGE: [&str; 3] = ["roll_periods", "sync_stripe", "enforce_budgets"];
 /// Their findings are kept this long, until every customer was checked again.
 const FINDING_KEPT_MS: i64 = 25 * 3_600_000;
 
