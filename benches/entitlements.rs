@@ -17,13 +17,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use books::Database;
+use books::measured::accrual::Accrues;
+use books::measured::policy::MeasuredMeter;
 use books::store::connection::params;
 use books::store::database::Durability;
 use books::units::calendar::Month;
 use books::usage::meter::{Meter, Rules};
 use jiff::Timestamp;
-use jobs::context::{Context, EnforcementSettings, ReadSettings};
-use jobs::enforce_budgets::EnforceBudgets;
+use jobs::context::{Context, EnforcementSettings, MeasuringSettings, ReadSettings};
+use jobs::enforce_budgets::{EnforceBudgets, enforce};
 use jobs::job::{Job, Mode};
 use jobs::roll_periods::roll;
 
@@ -52,7 +54,10 @@ fn context(books: Database) -> Context {
         exports: Arc::new(BTreeMap::new()),
         read_settings,
         enforcement,
-        measuring: Arc::default(),
+        measuring: Arc::new(MeasuringSettings {
+            meters: vec![MeasuredMeter::new("chime_minutes", Accrues::AttendeeMinutes, 86_400, 1)],
+            ..MeasuringSettings::default()
+        }),
         webhook: None,
         billing: Arc::default(),
     }
@@ -157,12 +162,20 @@ async fn child(what: &str, file: &Path, customers: i64) {
                        GROUP BY customer, meter)";
             format!("{} sums", count(&books, sql).await)
         }
-        "first" | "same" | "day" => {
+        "first" | "none" | "all" | "one" | "day" | "running" => {
             let before = count(&books, "SELECT total_changes()").await;
-            let report = EnforceBudgets::default().run(&context, noon()).await.unwrap();
+            let report = match what {
+                "all" => enforce(&context, noon(), Mode::Write).await.unwrap(),
+                _ => EnforceBudgets::default().run(&context, noon()).await.unwrap(),
+            };
             let rows = count(&books, "SELECT total_changes()").await - before;
-            assert_eq!(report.customers as i64, customers);
-            assert!(what != "same" || rows == 0, "a run in which nothing changed writes nothing");
+            let looked_at = match what {
+                "none" => 0,
+                "one" => 1,
+                _ => customers,
+            };
+            assert_eq!((report.customers as i64, report.missed), (looked_at, 0));
+            assert!(what != "none" || rows == 1, "it writes that it ran");
             format!("{} customers changed, {rows} rows written, {} notifications", report.changed, report.notifications)
         }
         "open" | "roll" => {
@@ -211,6 +224,25 @@ async fn a_day_more(file: &Path) {
     books.checkpoint().await.unwrap();
 }
 
+async fn execute(file: &Path, sql: String) {
+    let books = open(file, Durability::Normal).await;
+    books.transaction(async move |c| Ok(c.execute(&sql, ()).await?)).await.unwrap();
+    books.checkpoint().await.unwrap();
+}
+
+/// The first customer gets another budget.
+async fn a_budget(file: &Path) {
+    let sql = "UPDATE overage_budgets SET amount_minor = 400 WHERE customer = 'customer-00000009'";
+    execute(file, sql.into()).await;
+}
+
+/// An attendee of each customer joins.
+async fn meetings(file: &Path) {
+    let sql = "INSERT INTO measurements (customer, meter, id, level, started_at, expires_at) \
+               SELECT id, 'chime_minutes', 'a', 1, unixepoch() - 60, unixepoch() + 86400 FROM customers";
+    execute(file, sql.into()).await;
+}
+
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let args: Vec<String> = std::env::args().collect();
@@ -240,9 +272,15 @@ fn main() {
         run("open", "`roll_periods`: periods of new customers opened");
         run("sum", "peer: one SQL sum over the same usage");
         run("first", "`enforce_budgets`, first run: everything is new");
-        run("same", "`enforce_budgets`, nothing changed");
+        run("none", "`enforce_budgets`, nobody is due");
+        run("all", "`enforce_budgets` of everybody, nothing changed");
+        runtime.block_on(a_budget(&file));
+        run("one", "`enforce_budgets`, one customer is due");
         runtime.block_on(a_day_more(&file));
         run("day", "`enforce_budgets`, usage of all changed");
+        runtime.block_on(meetings(&file));
+        run("running", "`enforce_budgets`, a use of each customer begins to run");
+        run("none", "`enforce_budgets`, nobody is due while all these run");
         for name in ["take_turn", "may_use", "set_budget"] {
             run(name, &format!("backend: {name} (s is p99)"));
         }

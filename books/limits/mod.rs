@@ -2,9 +2,9 @@
 //! decisions made from them, and the notifications to the web backend.
 //!
 //! **Owns** the tables `plans`, `plan_meters`, `overage_budgets`, `entitlements`,
-//! `entitlement_changes`, `enforcement`,
-//! `enforcement_due`, `customer_plans`, `overage_billing_changes` and `notifications`. **Does not own** how a decision is made (`jobs/enforce_budgets`), nor how a
-//! notification is sent (`jobs/deliver_notifications.rs`).
+//! `entitlement_changes`, `enforcement`, `enforcement_due`, `customer_plans`,
+//! `overage_billing_changes` and `notifications`. **Does not own** how a decision is made
+//! (`jobs/enforce_budgets`), nor how a notification is sent (`jobs/deliver_notifications.rs`).
 //!
 //! **Invariants**: allowed is the same as used below the effective limit; each crossing of a
 //! threshold has one notification, made in the transaction of its decision; the terms of a plan

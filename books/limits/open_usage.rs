@@ -56,6 +56,11 @@ impl MeasuredUsage {
         !self.edges.is_empty()
     }
 
+    /// The next instant after `now` at which more or less runs.
+    pub fn next_edge(&self, now: i64) -> Option<i64> {
+        self.edges.iter().map(|edge| edge.at).find(|at| *at > now)
+    }
+
     /// What measurements add to the bill at an instant that is not before the reading, if nothing
     /// else is reported until then. It never falls. What adds nothing is left out.
     ///

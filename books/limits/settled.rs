@@ -90,10 +90,16 @@ impl SettledDays {
 
     /// The days up to `now` that are open and can be in the current billing period, in order.
     pub fn open(&self, now: Timestamp) -> Vec<Day> {
-        let today = i32::try_from(now.as_second().div_euclid(86_400)).unwrap_or(i32::MAX);
-        let days = (today.saturating_sub(PERIOD_DAYS)..=today).filter_map(Day::from_epoch);
-        days.filter(|day| !self.has(*day)).collect()
+        let (first, today) = open_window(now);
+        (first.epoch()..=today.epoch()).filter_map(Day::from_epoch).filter(|day| !self.has(*day)).collect()
     }
+}
+
+/// The first and the last day that can be open at `now`.
+pub fn open_window(now: Timestamp) -> (Day, Day) {
+    let today = i32::try_from(now.as_second().div_euclid(86_400)).unwrap_or(0);
+    let day = |epoch| Day::from_epoch(epoch).unwrap_or(Day::EPOCH);
+    (day(today - PERIOD_DAYS), day(today))
 }
 
 /// What an open day's measured usage adds to its bill. Where nothing was measured the bill stands,

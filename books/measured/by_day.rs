@@ -26,9 +26,9 @@ macro_rules! weights_by_day {
                 AND d.day BETWEEN max(c.first_day, (SELECT min(day) FROM open)) AND c.last_day \
                WHERE +d.day IN (SELECT day FROM open) \
                UNION ALL \
-               SELECT w.meter, o.day, 0, 0 FROM watched w CROSS JOIN open o ON o.start + 86400 > ?2 \
-                AND o.day BETWEEN c.first_day AND c.last_day \
-               WHERE EXISTS (SELECT 1 FROM measurements m WHERE m.customer = c.id AND m.meter = w.meter)) \
+               SELECT w.meter, date(?2, 'unixepoch'), 0, 0 FROM watched w \
+               WHERE date(?2, 'unixepoch') BETWEEN c.first_day AND c.last_day AND date(?2, 'unixepoch') IN (SELECT day FROM open) \
+                AND EXISTS (SELECT 1 FROM measurements m WHERE m.customer = c.id AND m.meter = w.meter)) \
              GROUP BY meter, day"
         )
     };

@@ -20,10 +20,10 @@ use books::limits::open_usage::{MeasuredAdds, MeasuredUsage};
 use books::limits::overage_billing::OverageBilling;
 use books::limits::plan::{Plan, Plans, TURN};
 use books::limits::rating::{Agreement, StretchUsage, rate};
-use books::limits::settled::{OpenUsage, SettledDays, newest_bills, usage_through};
+use books::limits::settled::{OpenUsage, SettledDays, newest_bills, open_window, usage_through};
 use books::store::error::BooksError;
 use books::store::rows;
-use books::units::calendar::{CLOCK_SKEW, Day, instant};
+use books::units::calendar::{CLOCK_SKEW, instant};
 use books::units::money::Cost;
 use books::units::quantity::{Quantity, UNIT};
 
@@ -156,11 +156,12 @@ fn digest(text: &str) -> String {
 }
 
 fn since(last: &LastRun, run: &LastRun) -> SinceLast {
-    let day_of = |at: Timestamp| i32::try_from(at.as_second().div_euclid(86_400)).ok().and_then(Day::from_epoch);
-    let is_reopened = |day: &&Day| Some(**day) <= day_of(last.enforced_at) && !last.open_days.contains(day);
-    if last.inputs != run.inputs || run.open_days.iter().any(|day| is_reopened(&day)) {
+    // a day comes each day, and the oldest one goes
+    let (_, newest) = open_window(last.enforced_at);
+    let (oldest, _) = open_window(run.enforced_at);
+    if last.inputs != run.inputs || run.open_days.iter().any(|day| *day <= newest && !last.open_days.contains(day)) {
         SinceLast::Inputs
-    } else if last.open_days.iter().any(|day| !run.open_days.contains(day)) {
+    } else if last.open_days.iter().any(|day| *day >= oldest && !run.open_days.contains(day)) {
         SinceLast::SettledDays
     } else {
         SinceLast::Nothing
@@ -202,14 +203,17 @@ impl Judgement {
 
 impl Judgement {
     /// True when it differs from what is stored in more than time alone explains. While uses run,
-    /// usage and what follows from it differ at each second; the count of TURN credentials is
-    /// stored now and then.
+    /// usage and what follows from it differ at each second; when they end, the customer is due.
+    /// The count of TURN credentials is stored now and then.
     pub(super) fn contradicts(&self, facts: &CustomerFacts) -> bool {
         let runs = facts.open.as_ref().is_some_and(MeasuredUsage::runs);
+        // on the day of another plan, what is included can follow usage
+        let answer = |e: &Entitlement| (e.period_start, e.allowed, e.reason, e.budget_minor, e.meter_budget_minor);
         let differs = |e: &Entitlement| {
-            let of =
-                |was: &Entitlement| e.decision_differs(was) || !runs && e.meter != TURN && !e.same_except_time(was);
-            facts.decided.get(&e.meter).is_none_or(of)
+            facts.decided.get(&e.meter).is_none_or(|was| match runs {
+                true => answer(e) != answer(was),
+                false => e.decision_differs(was) || e.meter != TURN && !e.same_except_time(was),
+            })
         };
         !self.obsolete.is_empty()
             || self.turn.iter().any(|limit| limit.is_other_limit)
@@ -229,7 +233,10 @@ pub(super) fn judge(
     let Some(mut judgement) = judge_with(customer, facts, &facts.measured, inputs) else { return Ok(None) };
     judgement.due_at = facts.next_bound;
     if let Some(open) = facts.open.as_ref().filter(|open| open.runs()) {
-        // also the end of the bound is where nothing may overflow
+        // when a use ends, what is stored becomes exact again
+        let now = inputs.now.as_second();
+        judgement.due_at = facts.next_bound.min(open.next_edge(now).unwrap_or(facts.next_bound));
+        // usage never falls, so what fits then fits before
         open.adds_at(facts.next_bound)?;
         look_ahead(&mut judgement, facts, open, inputs);
     }
@@ -247,7 +254,7 @@ fn look_ahead(judgement: &mut Judgement, facts: &CustomerFacts, open: &MeasuredU
     let (now, bound) = (inputs.now.as_second(), facts.next_bound);
     let current: Vec<Outcome> = judgement.entitlements.iter().map(|e| Outcome::of(e, &inputs.watch)).collect();
     let Some(first) = first_second(now, bound, |second| outcomes(second) != current) else { return };
-    judgement.due_at = first;
+    judgement.due_at = judgement.due_at.min(first);
     for (at, e) in judgement.entitlements.iter_mut().enumerate().filter(|(_, e)| e.allowed) {
         let is_blocked = |second| outcomes(second).get(at).is_some_and(|of| !of.allowed);
         e.blocked_at = first_second(first - 1, bound, is_blocked).map(instant);

@@ -299,7 +299,7 @@ impl<'a> Run<'a> {
             Pages::Over => Ok(Taken::default()),
             Pages::Listed(listed) => {
                 let ids = std::mem::take(listed);
-                if self.mode == Mode::DryRun {
+                if self.mode == Mode::DryRun || ids.is_empty() {
                     return Ok(Taken { stored: ids.into_iter().map(|id| (id, due::NEVER)).collect(), due: vec![] });
                 }
                 self.context.books.with_connection(async move |c| due::take_of(c, &ids, now).await).await

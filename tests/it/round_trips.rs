@@ -238,7 +238,7 @@ fn limits_of_many_customers_are_few_requests() {
         "INSERT INTO measurements (customer, meter, id, quantity, started_at) \
          SELECT id, 'chime_minutes', 'r', 600, unixepoch() - 1 FROM customers",
     );
-    enforce("all measured", 7 + 2 * 3);
+    enforce("all measured", 8 + 2 * 3);
     assert_eq!(place.query(decided), ["0|10|600"]);
     assert_eq!(place.query("SELECT DISTINCT used_measured / 10000000000 FROM entitlements WHERE used > 0"), ["8"]);
 }

@@ -10,7 +10,7 @@ use books::store::database::Fence;
 use books::units::calendar::Day;
 use jiff::Timestamp;
 use jobs::context::{Context, Export};
-use jobs::enforce_budgets::{EnforceBudgets, EnforceReport, enforce};
+use jobs::enforce_budgets::{EnforceBudgets, EnforceReport, EntitlementChange, enforce};
 use jobs::job::{Job, Mode};
 use jobs::roll_periods::roll;
 use jobs::source::Folder;
@@ -131,7 +131,8 @@ impl History {
             }
             14 if rng.u32(0..4) == 0 => {
                 let price = ["0.01", "0.03"][rng.usize(0..2)];
-                let version = plan("pro", &instant(now).to_string(), (["100", "150"][rng.usize(0..2)], Some(price)));
+                let version =
+                    plan("pro", &instant(now + 70 * DAY).to_string(), (["100", "150"][rng.usize(0..2)], Some(price)));
                 world
                     .context
                     .books
@@ -184,6 +185,10 @@ async fn deciding_those_who_are_due_is_deciding_everybody() {
                 history.happen(&world).await;
             }
             history.pass(&world).await;
+            // the clock of the database is today's
+            if history.now > at("2026-11-27T00:00:00Z").as_second() {
+                break;
+            }
             roll(&world.context.books, instant(history.now), Mode::Write).await.unwrap();
             let ran = run(&world, history.now).await;
             assert_eq!(ran.missed, 0, "seed {seed}, step {step}: {ran:?}\n{}", history.log.join("\n"));
@@ -191,7 +196,14 @@ async fn deciding_those_who_are_due_is_deciding_everybody() {
             *count += 1;
             let found = enforce(&world.context, instant(history.now), Mode::DryRun).await.unwrap();
             let case = format!("seed {seed}, step {step}, {}", instant(history.now));
-            assert!(found.changes.is_empty(), "{case}: {:?}\n{}", found.changes, history.log.join("\n"));
+            // on the day of another plan, what is included can follow usage
+            let is_other = |change: &&EntitlementChange| {
+                let answer =
+                    |e: &Entitlement| (e.period_start, e.allowed, e.reason, e.budget_minor, e.meter_budget_minor);
+                change.was.as_ref().map(answer) != Some(answer(&change.is))
+            };
+            let other: Vec<_> = found.changes.iter().filter(is_other).collect();
+            assert!(other.is_empty(), "{case}: {other:?}\n{}", history.log.join("\n"));
             if step % 9 == 8 {
                 let all = enforce(&world.context, instant(history.now), Mode::Write).await.unwrap();
                 assert_eq!(
@@ -245,7 +257,7 @@ async fn who_was_taken_and_not_decided_stays_due() {
     let context = Context { books: world.context.books.fenced(dies), ..world.context.clone() };
     assert!(EnforceBudgets::default().run(&context, instant(now)).await.is_err());
     assert!(run(&world, now).await.everybody, "no run was finished before");
-    world.execute("UPDATE customers SET status = 'past_due' WHERE id = 'ann'".into()).await;
+    world.execute("UPDATE customers SET status = 'canceled' WHERE id = 'ann'".into()).await;
     assert!(EnforceBudgets::default().run(&context, instant(now + 200)).await.is_err());
     assert_eq!(run(&world, now + 319).await.customers, 0, "another run has ann for two minutes");
     assert_eq!(run(&world, now + 320).await.customers, 1);
@@ -352,7 +364,8 @@ async fn the_instant_of_a_block_is_the_first_second_of_a_naive_model() {
             if due > block {
                 break;
             }
-            assert_eq!(run(&world, due - 1).await.customers, 0, "seed {seed}");
+            let before = run(&world, due - 1).await;
+            assert_eq!(before.customers, 0, "seed {seed}, {}: {before:?}", instant(due));
             assert_eq!(run(&world, due).await.customers, 1, "seed {seed}");
             decided.push((instant(due), world.chime_of("ann").await));
         }
