@@ -68,6 +68,7 @@ const MIGRATIONS: &[Migration] = migrations![
     34 "0034_enforcement",
     35 "0035_measurements",
     36 "0036_measured_usage_in_decisions",
+    38 "0038_measured_accuracy",
 ];
 
 /// The schema version that this build works with.
