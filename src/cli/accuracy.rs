@@ -70,7 +70,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     match nothing(&days, &meters, config) {
         Some(why) => print::lines(&why),
         None => {
-            tables::meters(&meters, &units);
+            tables::meters(&meters, &days, &units);
             match &args.customer {
                 Some(customer) => tables::days(customer, &of_customer, &units),
                 None => tables::customers(&meters, &units),

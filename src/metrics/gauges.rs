@@ -52,7 +52,7 @@ const TABLE: [(&str, &str, &[&str]); 50] = [
     ("meter_usage_unknown_customer_units", "Usage of two months under ids that no customer has a row for.", &["meter"]),
     ("meter_usage_day_units", "Usage booked for each of the last 35 days.", &["meter", "day", "attribution"]),
     ("meter_measured_accuracy_ratio", "Measured usage as a share of billed usage, on settled days.", &["meter"]),
-    ("meter_measured_accuracy_days", "Settled days that were compared; 0: the ratio is 1.", &["meter"]),
+    ("meter_measured_accuracy_compared", "Settled days that were compared; 0: the ratio is 1.", &["meter"]),
     ("meter_measured_accuracy_findings", "Customers that differ for days; 1: the meter does.", &["meter", "finding"]),
     ("meter_turn_allocations_used", "TURN credentials handed out in current billing periods.", &[]),
     ("meter_turn_allocations_refused", "TURN credentials refused in current billing periods.", &[]),
@@ -244,7 +244,7 @@ fn measured(board: &Board, overview: &Overview, meters: &[String]) -> prometheus
             Some((Some(ratio), _)) => ratio.to_string(),
         };
         board.set("meter_measured_accuracy_ratio", &[meter], share)?;
-        board.set("meter_measured_accuracy_days", &[meter], of.map_or(0, |of| of.days.len()))?;
+        board.set("meter_measured_accuracy_compared", &[meter], of.map_or(0, |of| of.days.len()))?;
         let customers = of.map_or(0, |of| of.differing_customers);
         let whole = u64::from(of.is_some_and(|of| of.finding.is_some()));
         for (finding, count) in [("customers", customers), ("meter", whole)] {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use books::measured::accuracy::{ComparedCustomer, ComparedDay, DAY_PERCENT, DIFFERING_DAYS, Excess, MeterAccuracy};
 use books::measured::accuracy::{JUDGED_DAYS, METER_PERCENT, TwoWitnesses};
+use books::units::calendar::Day;
 use books::units::quantity::Quantity;
 use rust_decimal::Decimal;
 
@@ -36,21 +37,18 @@ fn unit<'a>(units: &'a Units, meter: &str) -> &'a str {
     units.get(meter).map_or("", String::as_str)
 }
 
-/// The sums of all customers.
-pub(crate) fn meters(meters: &[MeterAccuracy], units: &Units) {
+/// The sums of all customers, on these settled days.
+pub(crate) fn meters(meters: &[MeterAccuracy], days: &[Day], units: &Units) {
+    if let [first, .., last] | [first @ last] = days {
+        out(&format!("Settled days from {first} to {last}"));
+    }
     let row = |of: &MeterAccuracy| {
-        let days = match of.days[..] {
-            [] => format!("measured since {}", of.since),
-            [ref first, .., ref last] => format!("{} days, {} to {}", of.days.len(), first.day, last.day),
-            [ref only] => format!("1 day, {}", only.day),
-        };
         let mut row = vec![of.meter.clone()];
         row.extend(amounts(of.usage));
-        row.extend([unit(units, &of.meter).to_owned(), days]);
+        row.extend([unit(units, &of.meter).to_owned(), of.days.len().to_string()]);
         row
     };
-    let titles = ["meter", ">measured", ">billed", ">share", "unit", "settled days"];
-    table(&titles, meters.iter().map(row).collect());
+    table(&["meter", ">measured", ">billed", ">share", "unit", ">days"], meters.iter().map(row).collect());
 }
 
 /// The customers that differ most, of each meter.
@@ -103,8 +101,8 @@ pub(crate) fn meaning(meters: &[MeterAccuracy]) {
     let findings: Vec<String> = meters.iter().flat_map(findings).collect();
     if findings.is_empty() {
         return paragraph(&format!(
-            "They agree: no meter differs by more than {METER_PERCENT} %, and no customer by more than {DAY_PERCENT} % \
-             on {DIFFERING_DAYS} of {JUDGED_DAYS} days."
+            "No finding: no meter differs by more than {METER_PERCENT} %, and no customer by more than {DAY_PERCENT} % on \
+             {DIFFERING_DAYS} of the newest {JUDGED_DAYS} days."
         ));
     }
     findings.iter().for_each(|finding| paragraph(finding));

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use books::measured::accrual::Accrues;
 use books::measured::accuracy::{Excess, MeterAccuracy, kept_accuracy};
+use books::store::connection::Connection;
 use books::units::calendar::Day;
 use books::units::quantity::{Quantity, UNIT};
 use jobs::context::Export;
@@ -102,7 +103,6 @@ async fn what_a_backend_forgets_is_found_until_it_is_reported() {
     world.sound().await;
     // a meter that is measured no more is no finding, and begins where it began
     let mut world = world;
-    world.context.measuring = Arc::default();
     world.execute("UPDATE measured_accuracy SET found = json_set(found, '$.finding', 'billed_more')".into()).await;
     let mut other = (*measuring()).clone();
     other.meters.retain(|of| of.accrues == Accrues::Gb);
@@ -182,9 +182,10 @@ async fn both_witnesses_are_what_a_naive_model_has() {
             statements.extend(sql);
         }
         let world = world(&entries).await;
-        for sql in statements {
-            world.execute(sql).await;
-        }
+        let all = async move |c: &Connection| {
+            c.batch(statements.iter().map(|sql| (sql.as_str(), vec![])).collect()).await.map(drop)
+        };
+        world.context.books.transaction(all).await.unwrap();
         let days: Vec<Day> =
             (1..=30).filter(|n| n % 7 != 3).map(|n| format!("2026-10-{n:02}").parse().unwrap()).collect();
         let meters = BTreeMap::from([("chime_minutes".to_owned(), Accrues::AttendeeMinutes)]);
