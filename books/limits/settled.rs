@@ -210,6 +210,11 @@ mod tests {
         let now = "2026-11-05T00:00:00Z".parse().unwrap();
         let open: Vec<String> = settled(&["a"], &bills).open(now).iter().map(Day::to_string).collect();
         assert_eq!(open, ["2026-11-03", "2026-11-04", "2026-11-05"]);
+        // the settled ones are the others
+        let newest =
+            |most| -> Vec<String> { settled(&["a"], &bills).newest(now, most).iter().map(Day::to_string).collect() };
+        assert_eq!(newest(3), ["2026-10-31", "2026-11-01", "2026-11-02"]);
+        assert_eq!((newest(0).len(), newest(40).len(), newest(38)[0].as_str()), (0, 38, "2026-09-26"));
         // the month before got no later bill
         let late = [september, bill("a", "2026-10", "2026-10-31T06:00:00Z"), bills[2].clone()];
         let open: Vec<String> = settled(&["a"], &late).open(now).iter().map(Day::to_string).collect();

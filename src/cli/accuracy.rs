@@ -110,7 +110,7 @@ fn nothing(days: &[Day], meters: &[MeterAccuracy], config: &Config) -> Option<St
         return None;
     }
     if meters.is_empty() {
-        return Some("nothing to compare: the web backend has measured nothing".into());
+        return Some("nothing to compare: the web backend reports no measured usage".into());
     }
     if days.is_empty() {
         let hours = config.measure.settle_hours;

@@ -43,7 +43,7 @@ fn measure(place: &Workspace, customer: &str, minutes: u32) {
 fn a_backend_that_forgets_half_of_its_reports_is_named_until_it_reports_them() {
     let place = billed();
     let ledger = place.query(LEDGER);
-    let nothing = "nothing to compare: the web backend has measured nothing";
+    let nothing = "nothing to compare: the web backend reports no measured usage";
     place.run("accuracy").ends(0).says(&[nothing]);
     place.run("accuracy --json").ends(0).says(&["\"meters\": []"]);
     place.run("run fold_measurements").ends(0);

@@ -71,7 +71,7 @@ const FORGET: &str = "UPDATE measured_accuracy SET found = NULL \
 /// What a comparison found.
 #[derive(Clone, Debug, Default)]
 pub struct Accuracy {
-    /// Of meters that somebody measured.
+    /// Of meters that somebody measures.
     pub meters: Vec<MeterAccuracy>,
     /// The same of the customer that was asked for alone; empty without usage.
     pub of_customer: Vec<MeterAccuracy>,
@@ -126,6 +126,23 @@ async fn since(
     Ok(known.collect())
 }
 
+/// Leaves out meters of which nobody reports any more: nothing was measured on the compared days,
+/// and nothing so lately that it is not folded.
+async fn leave_out_silent(c: &Connection, found: &mut Vec<MeterAccuracy>) -> Result<(), BooksError> {
+    let silent = found.iter().filter(|of| of.usage.measured.is_zero()).map(|of| of.meter.as_str());
+    let silent: Vec<&str> = silent.collect();
+    if silent.is_empty() {
+        return Ok(());
+    }
+    let sql = "SELECT value FROM json_each(?1) WHERE NOT EXISTS (SELECT 1 FROM measurements WHERE meter = value)";
+    let mut rows = c.query(sql, params![json(&silent)?]).await?;
+    while let Some(row) = rows.next().await? {
+        let meter: String = row.get(0)?;
+        found.retain(|of| of.meter != meter);
+    }
+    Ok(())
+}
+
 /// What the newest daily comparison found, by meter.
 pub async fn kept_accuracy(c: &Connection) -> Result<Vec<MeterAccuracy>, BooksError> {
     let mut rows = c.query("SELECT found FROM measured_accuracy WHERE found IS NOT NULL ORDER BY meter", ()).await?;
@@ -153,7 +170,9 @@ impl Database {
             let earliest = meters.values().map(|(_, since)| *since).min();
             let days: Vec<Day> = days.into_iter().filter(|day| earliest.is_some_and(|since| *day > since)).collect();
             let (Some(first), Some(last)) = (days.first(), days.last()) else {
-                return Ok(Accuracy { meters: check.finish(), of_customer });
+                let mut meters = check.finish();
+                leave_out_silent(c, &mut meters).await?;
+                return Ok(Accuracy { meters, of_customer });
             };
             let customers = (CELLS / (days.len() * meters.len()).max(1)).max(2);
             let names: Vec<&String> = meters.keys().collect();
@@ -181,9 +200,12 @@ impl Database {
                     from = id;
                 }
                 if read < customers {
-                    return Ok(Accuracy { meters: check.finish(), of_customer });
+                    break;
                 }
             }
+            let mut meters = check.finish();
+            leave_out_silent(c, &mut meters).await?;
+            Ok(Accuracy { meters, of_customer })
         })
         .await
     }

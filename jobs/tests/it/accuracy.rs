@@ -111,6 +111,21 @@ async fn what_a_backend_forgets_is_found_until_it_is_reported() {
     assert_eq!(world.dump("SELECT since FROM measured_accuracy").await, ["2026-10-15"]);
 }
 
+/// A backend that has stopped is a finding as long as a report of it is not folded. Then nobody
+/// measures any more.
+#[tokio::test]
+async fn a_backend_that_stopped_long_ago_is_none() {
+    let lines: Vec<String> = (1..=28).map(|day| entry("ann", day, 40)).collect();
+    let world = world(&lines.join(",")).await;
+    world.execute("INSERT INTO measured_days VALUES ('ann', 'chime_minutes', '2026-08-01', 0, 2400)".into()).await;
+    assert_eq!(run(&world).await, (vec![], None));
+    measure(&world, "ann", -5, 40).await;
+    let (differing, found) = run(&world).await;
+    assert_eq!((differing, found.unwrap().finding), (vec!["chime_minutes".to_owned()], Some(Excess::BilledMore)));
+    world.execute("DELETE FROM measurements".into()).await;
+    assert_eq!(run(&world).await, (vec![], None));
+}
+
 #[tokio::test]
 async fn usage_without_a_tag_is_shown_beside_who_lacks_it() {
     let lines: Vec<String> = (20..=28).flat_map(|day| [entry("ann", day, 40), entry("", day, 60)]).collect();
