@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::measured::accuracy::MeterAccuracy;
 use crate::stripe::alarm::TargetAlarm;
 use crate::units::quantity::Quantity;
 use crate::usage::bill::BillNote;
@@ -39,6 +40,8 @@ pub struct BooksStats {
     pub enforced_at: Option<Timestamp>,
     pub stripe: StripeStats,
     pub notifications: NotificationStats,
+    /// Measured against billed usage by meter, as it was compared last.
+    pub accuracy: Vec<MeterAccuracy>,
     /// Bytes of the database; none for a remote one.
     pub size_bytes: Option<i64>,
 }

@@ -88,6 +88,20 @@ impl SettledDays {
         self.ended_by.get(&day.month()).is_some_and(|by| day.end() <= *by)
     }
 
+    /// The settled days from `from` to `to`, both included, in order.
+    pub fn between(&self, from: Day, to: Day) -> Vec<Day> {
+        (from.epoch()..=to.epoch()).filter_map(Day::from_epoch).filter(|day| self.has(*day)).collect()
+    }
+
+    /// The newest settled days of those that [`Self::open`] looks at, in order.
+    pub fn newest(&self, now: Timestamp, most: usize) -> Vec<Day> {
+        let today = i32::try_from(now.as_second().div_euclid(86_400)).unwrap_or(i32::MAX);
+        let of = |days_ago: i32| Day::from_epoch(today.saturating_sub(days_ago)).unwrap_or(Day::EPOCH);
+        let mut days = self.between(of(PERIOD_DAYS), of(0));
+        days.drain(..days.len().saturating_sub(most));
+        days
+    }
+
     /// The days up to `now` that are open and can be in the current billing period, in order.
     pub fn open(&self, now: Timestamp) -> Vec<Day> {
         let (first, today) = open_window(now);
@@ -118,6 +132,16 @@ pub struct OpenUsage {
 }
 
 impl Database {
+    /// The days that the booked bills of all `payers` settle.
+    pub async fn settled_days(
+        &self,
+        payers: BTreeSet<String>,
+        settle: SignedDuration,
+    ) -> Result<SettledDays, BooksError> {
+        let bills = self.with_connection(async |c| newest_bills(c).await).await?;
+        Ok(SettledDays::new(&payers.iter().map(String::as_str).collect(), &bills, settle))
+    }
+
     /// As [`usage_through`].
     pub async fn usage_through(&self) -> Result<BTreeMap<String, Timestamp>, BooksError> {
         self.with_connection(async |c| Ok(usage_through(&newest_bills(c).await?))).await
@@ -192,6 +216,11 @@ mod tests {
         let now = "2026-11-05T00:00:00Z".parse().unwrap();
         let open: Vec<String> = settled(&["a"], &bills).open(now).iter().map(Day::to_string).collect();
         assert_eq!(open, ["2026-11-03", "2026-11-04", "2026-11-05"]);
+        // the settled ones are the others
+        let newest =
+            |most| -> Vec<String> { settled(&["a"], &bills).newest(now, most).iter().map(Day::to_string).collect() };
+        assert_eq!(newest(3), ["2026-10-31", "2026-11-01", "2026-11-02"]);
+        assert_eq!((newest(0).len(), newest(40).len(), newest(38)[0].as_str()), (0, 38, "2026-09-26"));
         // the month before got no later bill
         let late = [september, bill("a", "2026-10", "2026-10-31T06:00:00Z"), bills[2].clone()];
         let open: Vec<String> = settled(&["a"], &late).open(now).iter().map(Day::to_string).collect();

@@ -69,6 +69,7 @@ const MIGRATIONS: &[Migration] = migrations![
     35 "0035_measurements",
     36 "0036_measured_usage_in_decisions",
     37 "0037_enforcement_due",
+    38 "0038_measured_accuracy",
 ];
 
 /// The schema version that this build works with.

@@ -1,5 +1,6 @@
 //! The command line: one file for each command, and the few files that commands share.
 
+mod accuracy;
 mod actor;
 mod backfill;
 mod backup;
@@ -96,6 +97,9 @@ enum Command {
     Usage(usage_args::UsageArgs),
     /// Show what the web backend measured, beside what AWS billed
     Measured(usage_args::UsageArgs),
+    /// Compare what the web backend measured with what AWS billed, on settled days; the exit code
+    /// is 3 when they differ
+    Accuracy(accuracy::Args),
     /// List the versions of bills that were booked or put on hold
     Versions(versions::Args),
     /// Read the newest bill with the configured rules, and list every kind of line of the watched
@@ -226,6 +230,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
             Command::Ingest(args) => ingest::run(args, &config, now).await,
             Command::Usage(args) => usage::run(args, &config, now).await,
             Command::Measured(args) => measured::run(args, &config, now).await,
+            Command::Accuracy(args) => accuracy::run(args, &config, now).await,
             Command::Versions(args) => versions::run(args, &config).await,
             Command::Discover(args) => discover::run(args, &config, now).await,
             Command::Verify(args) => verify::run(args, &config).await,

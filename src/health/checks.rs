@@ -45,7 +45,7 @@ const HOURLY_LATE: SignedDuration = SignedDuration::from_hours(6);
 
 /// The alerts that a check can raise, with the severities of
 /// `dashboards/prometheus/rules/alerts.yml`; a test compares them.
-pub const ALERTS: [(&str, Severity); 30] = [
+pub const ALERTS: [(&str, Severity); 31] = [
     ("MeterAttention", Severity::Warning),
     ("MeterBillStale", Severity::Warning),
     ("MeterBillingOnHold", Severity::Critical),
@@ -63,6 +63,7 @@ pub const ALERTS: [(&str, Severity); 30] = [
     ("MeterExportNeverRead", Severity::Warning),
     ("MeterJobLate", Severity::Warning),
     ("MeterJobOverdue", Severity::Critical),
+    ("MeterMeasuredDiffers", Severity::Warning),
     ("MeterMonthsUnread", Severity::Warning),
     ("MeterNotificationsFailing", Severity::Warning),
     ("MeterQueueStuck", Severity::Warning),
@@ -144,6 +145,7 @@ pub(super) fn run(s: &Overview) -> Vec<Finding> {
         );
         add("MeterUsageOfUnknownCustomers", what, "meter usage; meter customer add ID");
     }
+    measured(s, &mut add);
     stripe(s, &mut add);
     let notifications = &s.books.notifications;
     if !s.notifications_go_out {
@@ -257,6 +259,25 @@ pub(crate) fn act_on(note: NoteKind) -> &'static str {
         NoteKind::ProductNotCounted | NoteKind::MeterCountsNothing => {
             "meter discover; compare it with watched_products, and with usage_types and line_types of the meter"
         }
+    }
+}
+
+/// Measured usage that differs from the bill of settled days.
+fn measured(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
+    for of in s.books.accuracy.iter().filter(|of| of.has_finding()) {
+        let meter = &of.meter;
+        let what = match of.finding {
+            Some(_) => format!(
+                "{} of {meter} were measured on the last settled days, and AWS billed {}",
+                quantity(of.usage.measured),
+                quantity(of.usage.billed)
+            ),
+            None => {
+                let customers = several(of.differing_customers, "customer");
+                format!("measured and billed {meter} of {customers} differ on several settled days")
+            }
+        };
+        add("MeterMeasuredDiffers", what, &format!("meter accuracy --meter {meter}"));
     }
 }
 

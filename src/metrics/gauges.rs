@@ -23,7 +23,7 @@ const NOTES: [(NoteKind, &str); 3] = [
 ];
 
 /// Name, help, labels.
-const TABLE: [(&str, &str, &[&str]); 47] = [
+const TABLE: [(&str, &str, &[&str]); 50] = [
     ("meter_snapshot_timestamp_seconds", "When the gauges of the books were read.", &[]),
     ("meter_snapshot_customers_timestamp_seconds", "When the gauges of all customers were read.", &[]),
     ("meter_snapshot_duration_seconds", "How long reading them took.", &[]),
@@ -51,6 +51,9 @@ const TABLE: [(&str, &str, &[&str]); 47] = [
     ("meter_usage_month_booked_ratio", "The share of the current month that is booked.", &["meter"]),
     ("meter_usage_unknown_customer_units", "Usage of two months under ids that no customer has a row for.", &["meter"]),
     ("meter_usage_day_units", "Usage booked for each of the last 35 days.", &["meter", "day", "attribution"]),
+    ("meter_measured_accuracy_ratio", "Measured usage as a share of billed usage, on settled days.", &["meter"]),
+    ("meter_measured_accuracy_compared", "Settled days that were compared; 0: the ratio is 1.", &["meter"]),
+    ("meter_measured_accuracy_findings", "Customers that differ for days; 1: the meter does.", &["meter", "finding"]),
     ("meter_turn_allocations_used", "TURN credentials handed out in current billing periods.", &[]),
     ("meter_turn_allocations_refused", "TURN credentials refused in current billing periods.", &[]),
     ("meter_turn_oldest_overdue_seconds", "How long ago the oldest TURN period ended that is not closed.", &[]),
@@ -128,6 +131,7 @@ pub(super) fn of(overview: &Overview, meters: &[String]) -> prometheus::Result<V
     queue(&board, overview)?;
     bills(&board, overview)?;
     usage(&board, overview, meters)?;
+    measured(&board, overview, meters)?;
     customers(&board, overview, meters)?;
     stripe(&board, overview, meters)?;
     board.at("meter_books_verified_timestamp_seconds", &[], overview.audit.at)?;
@@ -227,6 +231,25 @@ fn usage(board: &Board, overview: &Overview, meters: &[String]) -> prometheus::R
     }
     for day in &overview.books.days {
         attributed("meter_usage_day_units", &[&day.meter, &day.day], day.attributed, day.unattributed)?;
+    }
+    Ok(())
+}
+
+fn measured(board: &Board, overview: &Overview, meters: &[String]) -> prometheus::Result<()> {
+    for meter in meters {
+        let of = overview.books.accuracy.iter().find(|of| of.meter == *meter);
+        let share = match of.map(|of| (of.usage.ratio(), of.usage.measured.is_zero())) {
+            None | Some((None, true)) => "1".to_owned(),
+            Some((None, false)) => "+inf".to_owned(),
+            Some((Some(ratio), _)) => ratio.to_string(),
+        };
+        board.set("meter_measured_accuracy_ratio", &[meter], share)?;
+        board.set("meter_measured_accuracy_compared", &[meter], of.map_or(0, |of| of.days.len()))?;
+        let customers = of.map_or(0, |of| of.differing_customers);
+        let whole = u64::from(of.is_some_and(|of| of.finding.is_some()));
+        for (finding, count) in [("customers", customers), ("meter", whole)] {
+            board.set("meter_measured_accuracy_findings", &[meter, finding], count)?;
+        }
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! What the commands and the demo print: tables that fit a terminal, JSON, and one module for each
 //! thing that several of them show.
 
+pub(crate) mod accuracy;
 pub(crate) mod audit;
 pub(crate) mod budgets;
 pub(crate) mod decided;

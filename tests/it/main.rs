@@ -5,6 +5,7 @@
 #[macro_use]
 mod support;
 
+mod accuracy;
 mod billing;
 mod billing_books;
 mod billing_kill;

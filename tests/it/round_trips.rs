@@ -148,7 +148,7 @@ fn commands_make_few_requests() {
     let server = HranaServer::start(&place.path("served.db"));
     server.faults().slow(Duration::from_millis(20));
     let url = server.url();
-    for (line, most) in [("migrate", 4), ("migrate", 1), ("status", 4)] {
+    for (line, most) in [("migrate", 4), ("migrate", 1), ("status", 4), ("accuracy", 6)] {
         let (before, began) = (server.requests(), Instant::now());
         place.run_with(line, &[("METER_DATABASE__URL", &url)]);
         let (requests, took) = (server.requests() - before, began.elapsed());

@@ -11,6 +11,7 @@ use super::{
     NotificationStats, StripeStats, TaggedLines,
 };
 use crate::limits::settled::{newest_bills, usage_through};
+use crate::measured::accuracy::kept_accuracy;
 use crate::store::database::Database;
 use crate::store::error::BooksError;
 use crate::store::rows::{first_row, sum_of_rests, sum_of_units};
@@ -113,11 +114,12 @@ pub async fn books_stats(c: &Connection, now: Timestamp) -> Result<BooksStats, B
     let entries = "SELECT coalesce(sum(entries), 0) FROM bookings WHERE version_id IS NOT NULL";
     let overdue = "SELECT min(ends_at) FROM turn_periods WHERE closed_at IS NULL AND ends_at <= ?1";
     let enforced = "SELECT enforced_at FROM enforcement";
-    let ((month, days), bills, stripe, notifications, entries, overdue, enforced, size_bytes) = tokio::try_join!(
+    let ((month, days), bills, stripe, notifications, accuracy, entries, overdue, enforced, size_bytes) = tokio::try_join!(
         usage(c, now),
         bills(c),
         stripe(c),
         notifications(c),
+        kept_accuracy(c),
         first_row(c, entries, ()),
         first_row(c, overdue, params![now.as_second()]),
         first_row(c, enforced, ()),
@@ -126,7 +128,18 @@ pub async fn books_stats(c: &Connection, now: Timestamp) -> Result<BooksStats, B
     let turn_overdue_since = overdue.map_or(Ok(None), |row| at(&row, 0))?;
     let enforced_at = enforced.map_or(Ok(None), |row| at(&row, 0))?;
     let entries = entries.map_or(Ok(0), |row| row.get(0))?;
-    Ok(BooksStats { entries, bills, month, days, turn_overdue_since, enforced_at, stripe, notifications, size_bytes })
+    Ok(BooksStats {
+        entries,
+        bills,
+        month,
+        days,
+        turn_overdue_since,
+        enforced_at,
+        stripe,
+        notifications,
+        accuracy,
+        size_bytes,
+    })
 }
 
 /// Bytes of a local file.

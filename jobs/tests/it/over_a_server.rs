@@ -4,8 +4,18 @@
 
 use testkit::suite_database::run_over_a_server;
 
-const SUITES: [&str; 9] =
-    ["enforce::", "histories::", "hold::", "ingest::", "moved::", "parts::", "race::", "settled::", "staged::"];
+const SUITES: [&str; 10] = [
+    "accuracy::",
+    "enforce::",
+    "histories::",
+    "hold::",
+    "ingest::",
+    "moved::",
+    "parts::",
+    "race::",
+    "settled::",
+    "staged::",
+];
 
 /// Hundreds of statements by themselves; `tests/it/settled.rs` has the same sums over a server.
 const TOO_LONG: &str = "settled::measured_usage_decides_as_if_it_were_billed";

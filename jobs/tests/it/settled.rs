@@ -231,16 +231,16 @@ async fn what_is_not_configured_does_not_count() {
 }
 
 /// Minutes by day of October.
-type Minutes = BTreeMap<i64, i64>;
+pub(crate) type Minutes = BTreeMap<i64, i64>;
 
 /// A customer with bills and measurements, and a naive sum of what was measured.
-struct Case {
-    billed: Minutes,
-    measured: Minutes,
-    sql: Vec<String>,
+pub(crate) struct Case {
+    pub(crate) billed: Minutes,
+    pub(crate) measured: Minutes,
+    pub(crate) sql: Vec<String>,
 }
 
-fn case(rng: &mut fastrand::Rng, customer: &str, begin: i64, now: i64) -> Case {
+pub(crate) fn case(rng: &mut fastrand::Rng, customer: &str, begin: i64, now: i64) -> Case {
     let (mut billed, mut measured, mut sql) = (Minutes::new(), Minutes::new(), vec![]);
     for _ in 0..rng.usize(0..12) {
         billed.insert(rng.i64(0..31), [-30, 0, 5, 40, 200][rng.usize(0..5)]);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use books::audit::stats::{BillStats, BooksStats, CustomerStats, MonthNote};
+use books::measured::accuracy::{Excess, MeterAccuracy, TwoWitnesses};
 use books::store::row_counts::MonthRows;
 use books::store::traffic::RowCounts;
 use books::units::quantity::Quantity;
@@ -98,8 +99,21 @@ fn note(kind: NoteKind) -> Vec<MonthNote> {
     vec![MonthNote { month: "2026-03".into(), also: vec![], note }]
 }
 
+fn accuracy(s: &mut Overview, finding: Option<Excess>, differing_customers: u64) {
+    s.books.accuracy.push(MeterAccuracy {
+        meter: "m".into(),
+        since: "2026-03-01".parse().unwrap(),
+        days: vec![],
+        usage: TwoWitnesses::default(),
+        untagged: Quantity::ZERO,
+        finding,
+        differing_customers,
+        customers: vec![],
+    });
+}
+
 /// Each finding, a change that causes it, and a change that is just not enough.
-const CASES: [(&str, Change, Change); 33] = [
+const CASES: [(&str, Change, Change); 35] = [
     ("MeterAttention", |s| kind(s, "push_stripe").attention = true, |s| kind(s, "push_stripe").attention = false),
     ("MeterExportNeverRead", |s| s.exports[0].was_read = false, |s| s.exports.clear()),
     (
@@ -110,6 +124,8 @@ const CASES: [(&str, Change, Change); 33] = [
         },
         |s| s.exports[0].first = None,
     ),
+    ("MeterMeasuredDiffers", |s| accuracy(s, Some(Excess::BilledMore), 0), |s| accuracy(s, None, 0)),
+    ("MeterMeasuredDiffers", |s| accuracy(s, None, 1), |s| s.books.accuracy.clear()),
     (
         "MeterUsageOfUnknownCustomers",
         |s| {
