@@ -123,6 +123,55 @@ impl Bench {
     }
 }
 
+impl Bench {
+    /// A worker with its schedule, while 300 of the customers measure: each joins and leaves 30
+    /// times a day, evenly spread. What it and the backend would read and write in a day.
+    async fn active(&self) {
+        const SECONDS: u64 = 240;
+        const A_DAY: u64 = 300 * 30 * 2;
+        let database = libsql::Builder::new_local(self.file()).build().await.unwrap();
+        let books = database.connect().unwrap();
+        books.busy_timeout(Duration::from_secs(10)).unwrap();
+        let kept = "INSERT INTO measurements (customer, meter, id, level, started_at, ended_at, expires_at) \
+                    WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 30) \
+                    SELECT id, 'chime_minutes', 'kept' || i, 1, unixepoch() - i * 2000, unixepoch() - i * 2000 + 600, unixepoch() \
+                    FROM (SELECT id FROM customers ORDER BY id LIMIT 300), n";
+        books.execute(kept, ()).await.unwrap();
+        self.server.faults().slow(ROUND_TRIP);
+        let mut worker = self.command("work --listen off --log error").stdout(Stdio::null()).spawn().unwrap();
+        // its first ticks, and those who became due above
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        self.server.reset_counts();
+        let events = A_DAY * SECONDS / 86_400;
+        for n in 0..events {
+            let sql = if n % 2 == 0 {
+                "INSERT INTO measurements (customer, meter, id, level, started_at, expires_at) \
+                 SELECT id, 'chime_minutes', 'now', 1, unixepoch(), unixepoch() + 86400 FROM customers ORDER BY id LIMIT 1 OFFSET ?1"
+            } else {
+                "UPDATE measurements SET ended_at = unixepoch() WHERE id = 'now' AND meter = 'chime_minutes' \
+                 AND customer = (SELECT id FROM customers ORDER BY id LIMIT 1 OFFSET ?1)"
+            };
+            books.execute(sql, [n as i64 / 2]).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(SECONDS * 1000 / events)).await;
+        }
+        let counts = self.server.counts();
+        worker.kill().unwrap();
+        worker.wait().unwrap();
+        let a_day = |n: u64| n * 86_400 / SECONDS;
+        let counts = Counts {
+            requests: a_day(counts.requests),
+            connections: a_day(counts.connections),
+            bytes_up: a_day(counts.bytes_up),
+            bytes_down: a_day(counts.bytes_down),
+            statements: a_day(counts.statements),
+            rows_read: a_day(counts.rows_read) + A_DAY * 5,
+            rows_written: a_day(counts.rows_written) + A_DAY * 3,
+            longest_write: counts.longest_write,
+        };
+        row("worker with 300 active customers, a day", 86_400.0, counts);
+    }
+}
+
 fn row(title: &str, seconds: f64, c: Counts) {
     let mb = |bytes: u64| format!("{:.2}", bytes as f64 / 1e6);
     println!(
@@ -195,5 +244,6 @@ fn main() {
     bench.measure("`verify`", "verify");
     bench.idle();
     bench.measure("`push`, planned and sent", "push");
+    runtime.block_on(bench.active());
     eprintln!("{:?}", bench.stripe.world().counts());
 }

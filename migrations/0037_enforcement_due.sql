@@ -3,7 +3,7 @@
 -- One row for each customer. `due_at` (seconds) is the instant at which the decision would become
 -- another one by time alone: the end of a period, a share that somebody is notified of, a limit
 -- that running usage reaches. Triggers set it to 0 when something changes that decides. A run takes
--- those that are due by moving them two minutes on, decides, and stores the next instant; what
+-- those that are due by moving them twenty seconds on, decides, and stores the next instant; what
 -- changes meanwhile is 0 again, so it is not lost, and neither is a run that dies.
 CREATE TABLE enforcement_due (
     customer TEXT    NOT NULL PRIMARY KEY,

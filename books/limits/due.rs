@@ -19,8 +19,9 @@ pub const EARLIEST: &str = "SELECT min(due_at) AS at FROM enforcement_due";
 /// Nothing is known that will change the decision.
 pub const NEVER: i64 = 99_999_999_999;
 
-/// For how many seconds a run has those that it took.
-const LEASE: i64 = 120;
+/// For how many seconds a run has those that it took. A page takes a few; one that takes longer is
+/// decided twice, which changes nothing.
+const LEASE: i64 = 20;
 
 /// When a customer is to be decided next.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -44,7 +44,11 @@ pub(crate) type Row = BTreeMap<String, Value>;
 
 impl Backend {
     pub(crate) async fn new(store: &TestStore) -> Self {
-        Self { database: store.books().await, page: page() }
+        Self::of(store.books().await)
+    }
+
+    pub(crate) fn of(database: Database) -> Self {
+        Self { database, page: page() }
     }
 
     pub(crate) async fn try_run(&self, name: &str, values: &[Value]) -> Result<Option<Row>, BooksError> {

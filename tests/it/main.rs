@@ -44,6 +44,7 @@ mod payloads;
 mod plans;
 mod prometheus;
 mod quota;
+mod reach;
 mod restore;
 mod round_trips;
 mod s3;

@@ -11,7 +11,7 @@ use crate::support::{Ran, Workspace};
 use standardwebhooks::Webhook;
 
 /// The example of the specification is of this form.
-const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 /// What a receiver does with a request.
 #[derive(Clone, Debug)]
@@ -25,17 +25,17 @@ enum Does {
 }
 
 /// A request, as it came: headers in lower case, and the body.
-type Request = (BTreeMap<String, String>, String);
+pub(crate) type Request = (BTreeMap<String, String>, String);
 
 /// A server of the test's own, on a free port.
-struct Receiver {
-    port: u16,
+pub(crate) struct Receiver {
+    pub(crate) port: u16,
     does: Arc<Mutex<Does>>,
     got: Arc<Mutex<Vec<Request>>>,
 }
 
 impl Receiver {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let (does, got) = (Arc::new(Mutex::new(Does::Answer("200 OK"))), Arc::new(Mutex::new(vec![])));
@@ -53,7 +53,7 @@ impl Receiver {
         *self.does.lock().unwrap() = does;
     }
 
-    fn took(&self) -> Vec<Request> {
+    pub(crate) fn took(&self) -> Vec<Request> {
         std::mem::take(&mut self.got.lock().unwrap())
     }
 }

@@ -14,7 +14,7 @@ use crate::measured::by_day::{weight, weights_by_day};
 use crate::store::connection::{Connection, Value, params};
 use crate::store::database::Database;
 use crate::store::error::BooksError;
-use crate::store::rows::json;
+use crate::store::rows::{json, sum_of_rests, sum_of_units};
 use crate::units::calendar::Day;
 use crate::units::quantity::Quantity;
 
@@ -55,7 +55,11 @@ const PAGE: &str = concat!(
      SELECT c.id, (SELECT json_group_array(json_array(meter, day, high, low)) FROM (",
     weights_by_day!(),
     ")), (SELECT json_group_array(json_array(meter, day, units, rest)) FROM ( \
-         SELECT u.meter, u.day, sum(u.quantity / 10000000000) AS units, sum(u.quantity % 10000000000) AS rest \
+         SELECT u.meter, u.day, ",
+    sum_of_units!("u.quantity"),
+    " AS units, ",
+    sum_of_rests!("u.quantity"),
+    " AS rest \
          FROM watched w CROSS JOIN booked_usage u ON u.customer = c.id AND u.meter = w.meter \
           AND u.day BETWEEN c.first_day AND c.last_day \
          WHERE u.day IN (SELECT day FROM open) GROUP BY u.meter, u.day)) FROM c"

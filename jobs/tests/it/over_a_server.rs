@@ -4,8 +4,9 @@
 
 use testkit::suite_database::run_over_a_server;
 
-const SUITES: [&str; 10] = [
+const SUITES: [&str; 11] = [
     "accuracy::",
+    "due::",
     "enforce::",
     "histories::",
     "hold::",
