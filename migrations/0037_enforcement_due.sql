@@ -44,6 +44,13 @@ BEGIN
     ON CONFLICT (customer) DO UPDATE SET due_at = 0;
 END;
 
+CREATE TRIGGER renamed_customers_are_decided AFTER UPDATE OF id ON customers WHEN OLD.id <> NEW.id
+BEGIN
+    DELETE FROM enforcement_due WHERE customer = OLD.id;
+    INSERT INTO enforcement_due (customer, due_at) VALUES (NEW.id, 0)
+    ON CONFLICT (customer) DO UPDATE SET due_at = 0;
+END;
+
 CREATE TRIGGER customers_that_go_are_not_decided AFTER DELETE ON customers
 BEGIN
     DELETE FROM enforcement_due WHERE customer = OLD.id;

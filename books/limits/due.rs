@@ -42,13 +42,16 @@ pub async fn take(c: &Connection, now: i64, limit: u32) -> Result<Taken, BooksEr
     Ok(Taken { due: stored.keys().cloned().collect(), stored })
 }
 
-/// Takes those of `customers` that are due at `now`, with one request.
+/// Takes those of `customers` that are due at `now`, with one request. A customer without a row gets
+/// one that is never due, so that who looks at everybody finds that nothing had made it due.
 pub async fn take_of(c: &Connection, customers: &[String], now: i64) -> Result<Taken, BooksError> {
     let ids = Value::from(json(customers)?);
     let sql = "UPDATE enforcement_due SET due_at = ?2 FROM json_each(?1) j WHERE customer = j.value AND due_at <= ?3 \
                RETURNING customer, due_at";
     let take = (sql, vec![ids.clone(), (now + LEASE).into(), now.into()]);
-    let mut answers = c.batch(vec![take, (READ, vec![ids])]).await?.into_iter();
+    let add = "INSERT INTO enforcement_due (customer, due_at) SELECT value, ?2 FROM json_each(?1) WHERE true ON CONFLICT DO NOTHING";
+    let add = (add, vec![ids.clone(), NEVER.into()]);
+    let mut answers = c.batch(vec![add, take, (READ, vec![ids])]).await?.into_iter().skip(1);
     let due = all(answers.next().unwrap_or_default()).await?.into_keys().collect();
     Ok(Taken { stored: all(answers.next().unwrap_or_default()).await?, due })
 }
@@ -58,6 +61,11 @@ const READ: &str = "SELECT customer, due_at FROM json_each(?1) j CROSS JOIN enfo
 /// What is stored as the instants of customers.
 pub async fn read(c: &Connection, customers: &[String]) -> Result<BTreeMap<String, i64>, BooksError> {
     all(c.query(READ, params![json(customers)?]).await?).await
+}
+
+/// Whether a customer with this instant waits for it: no run has taken the customer.
+pub fn waits(due_at: i64, now: i64) -> bool {
+    due_at > now + LEASE
 }
 
 /// Customers that a run took.
@@ -79,7 +87,7 @@ async fn all(mut rows: Rows) -> Result<BTreeMap<String, i64>, BooksError> {
 
 /// Stores when customers are due next. Where another run has stored something meanwhile, the
 /// earlier instant stays: too early costs a look, too late a block.
-pub(super) const NEXT: &str = "UPDATE enforcement_due SET due_at = iif(due_at = j.value ->> 'taken', j.value ->> 'due_at', \
+pub(super) const NEXT: &str = "UPDATE enforcement_due SET due_at = iif(due_at = j.value ->> 'taken' AND due_at > 0, j.value ->> 'due_at', \
     min(due_at, j.value ->> 'due_at')) FROM json_each(?1) j WHERE customer = j.value ->> 'customer'";
 
 /// As [`NEXT`].

@@ -10,7 +10,7 @@ use crate::limits::entitlement::{Entitlement, Freshness};
 use crate::store::database::Database;
 use crate::store::error::BooksError;
 use crate::store::rows::{first_row, json};
-use crate::units::calendar::{Day, instant};
+use crate::units::calendar::{CLOCK_SKEW, Day, instant};
 
 /// Nobody decides when the newest run is older than this; runs are due every five minutes.
 pub const LATE: SignedDuration = SignedDuration::from_mins(30);
@@ -113,25 +113,30 @@ impl Database {
         self.with_connection(async |c| read(c).await).await
     }
 
-    /// Stores what a run decided by.
+    /// Stores what a run decided by, unless a newer run has done so. One statement; a run that has
+    /// lost its lease needs no fence for it.
     pub async fn keep_enforcement(&self, run: LastRun) -> Result<(), BooksError> {
-        self.transaction(async move |c| {
-            let sql = format!("INSERT OR REPLACE INTO enforcement (id, {COLUMNS}) VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)");
-            let values = params![
-                run.enforced_at.as_second(),
-                run.stale_after.as_secs(),
-                run.on_stale,
-                i64::from(run.notifies),
-                json(&run.thresholds)?,
-                run.restored,
-                run.as_of.map(Timestamp::as_second),
-                json(&run.open_days)?,
-                run.inputs,
-                run.swept_at.as_second(),
-                run.missed
-            ];
-            c.execute(&sql, values).await.map(drop)
-        })
-        .await
+        let set: Vec<String> = COLUMNS.split(", ").map(|name| format!("{name} = excluded.{name}")).collect();
+        // a time that is further ahead than clocks differ was made by a clock that was wrong
+        let sql = format!(
+            "INSERT INTO enforcement (id, {COLUMNS}) VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) \
+             ON CONFLICT (id) DO UPDATE SET {} WHERE enforced_at <= excluded.enforced_at OR enforced_at > excluded.enforced_at + {}",
+            set.join(", "),
+            CLOCK_SKEW.as_secs()
+        );
+        let values = params![
+            run.enforced_at.as_second(),
+            run.stale_after.as_secs(),
+            run.on_stale,
+            i64::from(run.notifies),
+            json(&run.thresholds)?,
+            run.restored,
+            run.as_of.map(Timestamp::as_second),
+            json(&run.open_days)?,
+            run.inputs,
+            run.swept_at.as_second(),
+            run.missed
+        ];
+        self.with_connection(async move |c| c.execute(&sql, values).await.map(drop)).await
     }
 }

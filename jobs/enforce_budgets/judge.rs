@@ -159,7 +159,12 @@ fn since(last: &LastRun, run: &LastRun) -> SinceLast {
     // a day comes each day, and the oldest one goes
     let (_, newest) = open_window(last.enforced_at);
     let (oldest, _) = open_window(run.enforced_at);
-    if last.inputs != run.inputs || run.open_days.iter().any(|day| *day <= newest && !last.open_days.contains(day)) {
+    // a clock that was ahead has decided by usage that had not come yet
+    let was_ahead = last.enforced_at.duration_since(run.enforced_at) > CLOCK_SKEW;
+    if was_ahead
+        || last.inputs != run.inputs
+        || run.open_days.iter().any(|day| *day <= newest && !last.open_days.contains(day))
+    {
         SinceLast::Inputs
     } else if last.open_days.iter().any(|day| *day >= oldest && !run.open_days.contains(day)) {
         SinceLast::SettledDays

@@ -354,8 +354,10 @@ impl<'a> Run<'a> {
         }
         let now = self.inputs.now.as_second();
         let stored = self.context.books.with_connection(async move |c| due::read(c, &suspects).await).await?;
-        for customer in
-            stored.iter().filter(|(id, at)| **at > now && taken.stored.get(*id) == Some(*at)).map(|(id, _)| id)
+        for customer in stored
+            .iter()
+            .filter(|(id, at)| due::waits(**at, now) && taken.stored.get(*id) == Some(*at))
+            .map(|(id, _)| id)
         {
             tracing::error!(customer, "{customer} was to be decided anew, and nothing had made the customer due");
             self.report.missed += 1;

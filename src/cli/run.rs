@@ -14,6 +14,7 @@ use super::payload::{self, JobArgs};
 use super::{failure, select};
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
+use crate::format::counted;
 use crate::metrics::Metrics;
 use crate::print;
 use crate::wiring::{self, Open};
@@ -70,7 +71,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let context = wiring::context(config, books.counted()).await?;
     match kind.name {
         RollPeriods::KIND if !json => roll_periods(&context, Mode::of(dry), now).await,
-        EnforceBudgets::KIND if !json => enforce(&context, Mode::of(dry), now).await,
+        EnforceBudgets::KIND => enforce(&context, Mode::of(dry), now, json).await,
         CheckMonths::KIND if !json => check_months(&payload, &context, now).await,
         _ => here(&kind, payload, context, now).await,
     }
@@ -145,8 +146,14 @@ async fn check_months(payload: &str, context: &Context, now: Timestamp) -> anyho
     Ok(done::<CheckMonths>(&report))
 }
 
-async fn enforce(context: &Context, mode: Mode, now: Timestamp) -> anyhow::Result<Exit> {
+/// Decides for everybody: a person who asks wants more than what is due.
+async fn enforce(context: &Context, mode: Mode, now: Timestamp, json: bool) -> anyhow::Result<Exit> {
     let report = enforce_budgets::enforce(context, now, mode).await?;
+    if json {
+        let text = counted(serde_json::to_string(&report)?, context.books.traffic());
+        print::json(&serde_json::from_str::<Value>(&text)?)?;
+        return Ok(done::<EnforceBudgets>(&report));
+    }
     print::enforce::show(&report, now);
     print::cost(&context.books);
     Ok(done::<EnforceBudgets>(&report))

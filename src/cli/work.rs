@@ -65,7 +65,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let scheduled = schedule::kinds(config);
     let has_receiver = config.notifications.url.is_some();
     kinds.ignore_due(|kind| {
-        !keeps_schedule || !scheduled.contains(kind) || kind == DeliverNotifications::KIND && !has_receiver
+        args.once || !scheduled.contains(kind) || kind == DeliverNotifications::KIND && !has_receiver
     });
     let address = if args.once { None } else { listen(args.listen.as_deref(), config)? };
     let listener = match address {

@@ -30,15 +30,23 @@ impl DueKind {
 /// When each kind is due, in milliseconds, in the order in which they were asked for.
 pub(crate) type DueAt = Vec<Option<i64>>;
 
+/// A kind of which the newest job is dead waits for so long.
+const DEAD_MS: i64 = 60_000;
+
 /// The columns of a SELECT that read [`DueAt`], each behind a comma. Their parameters go after
-/// `values`.
-pub(super) fn columns(kinds: &[DueKind], values: &mut Vec<Value>) -> String {
+/// `values`. Runs go by the database's clock where that one is behind, so `now` (in milliseconds)
+/// waits for it.
+pub(super) fn columns(kinds: &[DueKind], now: i64, values: &mut Vec<Value>) -> String {
+    values.push(Value::Integer(now));
+    let clock = values.len();
     let column = |DueKind { key, sql, .. }: &DueKind| {
         values.push(Value::Text(key.clone()));
         let n = values.len();
+        let of_key = format!("FROM jobs WHERE key = ?{n} AND key IS NOT NULL AND");
         format!(
-            ", (SELECT at * 1000 FROM ({sql}) WHERE NOT EXISTS \
-             (SELECT 1 FROM jobs WHERE key = ?{n} AND key IS NOT NULL AND {OPEN}))"
+            ", (SELECT max(at * 1000 + max(0, ?{clock} - CAST(unixepoch('subsec') * 1000 AS INTEGER)), \
+             coalesce({DEAD_MS} + (SELECT finished_at {of_key} state IN ('dead', 'cancelled') ORDER BY seq DESC LIMIT 1), 0)) \
+             FROM ({sql}) WHERE NOT EXISTS (SELECT 1 {of_key} {OPEN}))"
         )
     };
     kinds.iter().map(column).collect()

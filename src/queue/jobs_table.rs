@@ -186,7 +186,7 @@ impl Queue {
     /// What a worker of these kinds should know of.
     pub(crate) async fn look(&self, worker: &str, kinds: &[&str], due: &Arc<[DueKind]>) -> Result<Look, BooksError> {
         let (mut values, due) = (vec![json(kinds)?.into(), worker.to_owned().into()], Arc::clone(due));
-        let columns = due_kinds::columns(&due, &mut values);
+        let columns = due_kinds::columns(&due, self.clock.millis(), &mut values);
         self.db
             .with_connection(async move |c| {
                 let sql = "SELECT EXISTS (SELECT 1 FROM json_each(?1) k JOIN jobs j ON j.kind = k.value AND j.state = 'pending'), \

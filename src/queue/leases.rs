@@ -76,7 +76,7 @@ impl Queue {
         let claims_some = total > 0 && !requests.is_empty();
         let mut steps = if finished.is_empty() { vec![] } else { finish(&by.worker, &finished, now)? };
         if claims_some {
-            steps.extend([promote_due(now), claim(by, &requests, total, now), next_due(&by.due_kinds)]);
+            steps.extend([promote_due(now), claim(by, &requests, total, now), next_due(&by.due_kinds, now)]);
         }
         let due_kinds = Arc::clone(&by.due_kinds);
         let work = async move |c: &Connection| {
@@ -198,9 +198,9 @@ async fn batch(c: &Connection, steps: &[Step]) -> Result<Vec<Rows>, BooksError> 
     c.batch(steps.iter().map(|(sql, values)| (sql.as_str(), values.clone())).collect()).await
 }
 
-fn next_due(kinds: &[DueKind]) -> Step {
+fn next_due(kinds: &[DueKind], now: i64) -> Step {
     let mut values = vec![];
-    let columns = due_kinds::columns(kinds, &mut values);
+    let columns = due_kinds::columns(kinds, now, &mut values);
     (format!("SELECT (SELECT min(run_at) FROM jobs WHERE state IN ('scheduled', 'retrying')){columns}"), values)
 }
 

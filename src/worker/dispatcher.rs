@@ -222,8 +222,8 @@ impl Dispatcher {
     /// Waits until there may be something to do. Jobs that this process enqueues, and those that
     /// wait for their time, wake it at once; for others it looks at the table.
     async fn wait(&mut self, outage: &mut OutageLog) {
-        let Shared { queue, settings, in_flight, .. } = &self.shared;
-        let free = in_flight.len() < settings.concurrency;
+        let queue = &self.shared.queue;
+        let free = self.shared.requests().1 > 0;
         let until_due = match self.next_due {
             Some(due) if free && !self.may_be_due => {
                 let ms = due.saturating_sub(queue.clock.millis()).clamp(0, 60_000);

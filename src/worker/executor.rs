@@ -26,7 +26,7 @@ use super::process::{Phase, Shared, Stopper, WorkerSettings};
 use super::row_counts;
 use crate::format::{cost, report_lists, report_summary};
 use crate::metrics::Metrics;
-use crate::queue::{Claim, Claimer, Identity, NewJob, ParentJob, Queue, StopReason, new_id};
+use crate::queue::{Backoff, Claim, Claimer, Identity, NewJob, ParentJob, Queue, StopReason, new_id};
 
 /// What a worker did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -172,6 +172,9 @@ async fn hand_back_after_grace(shared: Shared) {
     }
 }
 
+/// The longest wait after a failure of a kind with something due.
+const DUE_RETRY: Duration = Duration::from_secs(10);
+
 /// Runs one claimed job. This is the function that apalis calls.
 async fn handle(claim: Claim, runner: Data<Runner>) -> Result<Ack, BoxDynError> {
     let Runner { shared, context, tally } = &*runner;
@@ -187,7 +190,7 @@ async fn handle(claim: Claim, runner: Data<Runner>) -> Result<Ack, BoxDynError> 
     let waited = Duration::from_millis(u64::try_from(claim.waited_ms).unwrap_or(0));
     let label = ended.label(&claim);
     shared.metrics.ran(&claim.kind, label, took, waited);
-    let (finish, first) = transition(&claim, ended, shared.settings.backoff, fastrand::u32(0..=1000));
+    let (finish, first) = transition(&claim, ended, backoff(shared, &claim.kind), fastrand::u32(0..=1000));
     if let Some(finish) = &finish {
         use crate::queue::JobState;
         tally.send_modify(|t| match finish.state {
@@ -297,4 +300,11 @@ fn log(claim: &Claim, ended: &RunOutcome, took: Duration, traffic: Traffic) {
             tracing::warn!(job, kind, attempt, ms, "{line}: it lost its lease, another worker has the job")
         }
     }
+}
+
+/// The waits after failures. While a kind with something due is retried, nothing else does it.
+fn backoff(shared: &Shared, kind: &str) -> Backoff {
+    let Backoff { base, cap } = shared.settings.backoff;
+    let is_due_kind = shared.by.due_kinds.iter().any(|due| due.kind == kind);
+    Backoff { base, cap: if is_due_kind { cap.min(DUE_RETRY) } else { cap } }
 }

@@ -141,14 +141,19 @@ impl Shared {
         *self.phase.borrow() != Phase::Working
     }
 
-    /// What may be claimed now, by kind and in all.
+    /// What may be claimed now, by kind and in all. Kinds that are due have a slot of their own, so
+    /// that a long job never delays a block.
     pub(super) fn requests(&self) -> (Vec<ClaimRequest>, usize) {
-        let free = self.settings.concurrency.saturating_sub(self.in_flight.len());
-        if self.stopping() || free == 0 {
+        if self.stopping() {
             return (vec![], 0);
         }
+        let free = self.settings.concurrency.saturating_sub(self.in_flight.len());
+        let is_due_kind = |k: &Kind| self.by.due_kinds.iter().any(|due| due.kind == k.name);
         let slots = |k: &Kind| k.max_concurrent.saturating_sub(self.in_flight.of_kind(k.name));
-        let requests = self.kinds.iter().map(|k| ClaimRequest { kind: k.name.to_owned(), slots: slots(k) });
-        (requests.filter(|w| w.slots > 0).collect(), free)
+        let kinds = self.kinds.iter().filter(|k| free > 0 || is_due_kind(k));
+        let requests = kinds.map(|k| ClaimRequest { kind: k.name.to_owned(), slots: slots(k) });
+        let requests: Vec<ClaimRequest> = requests.filter(|w| w.slots > 0).collect();
+        let total = if requests.is_empty() { 0 } else { free.max(1) };
+        (requests, total)
     }
 }

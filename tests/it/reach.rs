@@ -149,6 +149,33 @@ async fn a_block_comes_over_a_server_with_faults() {
     a_block_is_there_at_once(&backend).await;
 }
 
+/// A worker with one slot decides beside a job that has it, also when the schedule is another
+/// worker's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_job_delays_no_block() {
+    let place = tokio::task::spawn_blocking(|| {
+        let place = place("");
+        place.run("migrate").ends(0);
+        place.run("enqueue probe name=long millis=600000").ends(0);
+        place
+    });
+    let place = place.await.unwrap();
+    let worker = Served::start(place.folder.path(), "--no-schedule --concurrency 1", &[]);
+    worker.until("/readyz", |a| a.status == 200);
+    let backend = Backend::of(Database::open_local(&place.path("meter.db")).await.unwrap());
+    backend.execute(CHIME).await.unwrap();
+    let began = Instant::now();
+    while backend.number("SELECT count(*) FROM jobs WHERE kind = 'probe' AND state = 'running'").await == 0 {
+        assert!(began.elapsed() < PATIENCE, "the probe does not run");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    sign_up(&backend, "ann").await;
+    let values = [text("ann"), text("chime_minutes"), text("report"), 6000.into(), Value::Null];
+    backend.run("report_use", &values).await.unwrap();
+    until(&backend, "ann", 0, "no_budget").await;
+    assert_eq!(backend.number("SELECT count(*) FROM jobs WHERE kind = 'probe' AND state = 'running'").await, 1);
+}
+
 /// Meetings of ten customers reach their limits one after another, and one of two workers is killed
 /// meanwhile. Each customer is blocked once, and not before the limit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 
 use books::store::connection::Value;
 use books::{BooksError, Database};
+use jiff::Timestamp;
+use jobs::enforce_budgets::EnforceBudgets;
+use jobs::job::Job;
 use testkit::hrana::HranaServer;
 use testkit::usage::bookings;
 
@@ -288,6 +291,22 @@ async fn status_reads_few_rows_beside_a_worker() {
     assert!(counted > 4000 && kept <= 500, "{counted} rows, then {kept}");
     add(2000..2001).await;
     assert!(status(2001) > 4000, "a change is seen at once");
+}
+
+/// With 600 customers, a run in which nobody is due costs no more than with one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_in_which_nobody_is_due_costs_next_to_nothing() {
+    let store = TestStore::remote("nobody is due").await;
+    let Some(server) = store.server() else { return };
+    let names: Vec<String> = (0..600).map(|n| format!("c{n}")).collect();
+    let fixture = StripeOnStore::open(&store, &names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let run = async || EnforceBudgets::default().run(&fixture.context, Timestamp::now()).await.unwrap();
+    assert_eq!(run().await.customers, 600);
+    server.reset_counts();
+    assert_eq!(run().await.customers, 0);
+    let counts = server.counts();
+    eprintln!("nobody is due: {counts:?}");
+    assert!(counts.requests <= 3 && counts.rows_read <= 50 && counts.rows_written <= 1, "{counts:?}");
 }
 
 /// A look each 4.5 s and a heartbeat each two minutes are 19,920 requests a day.

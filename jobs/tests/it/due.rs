@@ -248,6 +248,30 @@ async fn whom_the_list_missed_is_found_and_named() {
     assert_eq!((run(&world, now + 2 * DAY).await.missed, kept().await), (0, 0));
 }
 
+/// Rows of the list that are gone are made anew, and whoever had none was missed.
+#[tokio::test]
+async fn a_customer_without_an_instant_is_found() {
+    let world = world().await;
+    for who in WHO {
+        world.sign_up(who, "pro").await;
+    }
+    let now = at("2026-10-20T10:00:00Z").as_second();
+    run(&world, now).await;
+    world.execute("DELETE FROM enforcement_due".into()).await;
+    world.execute("UPDATE customers SET status = 'canceled' WHERE id IN ('ann', 'eve')".into()).await;
+    let day = run(&world, now + DAY).await;
+    assert_eq!((day.customers, day.missed, day.missed_customers), (5, 2, vec!["ann".to_owned(), "eve".to_owned()]));
+    // another id, as an operator may give one
+    world.execute("UPDATE customers SET id = 'zoe' WHERE id = 'bob'".into()).await;
+    assert_eq!(run(&world, now + DAY + 60).await.customers, 1);
+    // another run has cyd: who is taken is not missed
+    world.execute("UPDATE customers SET status = 'canceled' WHERE id = 'cyd'".into()).await;
+    let taken = now + 2 * DAY + 15;
+    world.execute(format!("UPDATE enforcement_due SET due_at = {taken} WHERE customer = 'cyd'")).await;
+    let again = run(&world, now + 2 * DAY).await;
+    assert_eq!((again.everybody, again.changed, again.missed), (true, 1, 0));
+}
+
 /// A run that dies leaves those that it took due, and so does what happens while it decides.
 #[tokio::test]
 async fn who_was_taken_and_not_decided_stays_due() {
