@@ -33,17 +33,29 @@ pub struct NextDecision {
     pub due_at: i64,
 }
 
-/// Takes up to `limit` customers that are due at `now`, the first ones first.
-pub async fn take(c: &Connection, now: i64, limit: u32) -> Result<Taken, BooksError> {
-    let sql = "UPDATE enforcement_due SET due_at = ?2 WHERE customer IN \
-               (SELECT customer FROM enforcement_due WHERE due_at <= ?1 ORDER BY due_at LIMIT ?3) \
-               RETURNING customer, due_at";
-    let stored = all(c.query(sql, params![now, now + LEASE, limit]).await?).await?;
+/// Takes up to `limit` customers that are due at `now`, the first ones first, as page number `page`
+/// of a run. A repeat after a lost reply finds the same ones.
+pub async fn take(c: &Connection, now: i64, page: i64, limit: u32) -> Result<Taken, BooksError> {
+    let until = Value::from(now + LEASE + page);
+    let take = "UPDATE enforcement_due SET due_at = ?2 WHERE customer IN \
+                (SELECT customer FROM enforcement_due WHERE due_at <= ?1 ORDER BY due_at LIMIT ?3)";
+    let taken = "SELECT customer, due_at FROM enforcement_due WHERE due_at = ?1";
+    let take = (take, vec![now.into(), until.clone(), limit.into()]);
+    let mut answers = c.batch(vec![take, (taken, vec![until])]).await?.into_iter();
+    let stored = all(answers.nth(1).unwrap_or_default()).await?;
     Ok(Taken { due: stored.keys().cloned().collect(), stored })
 }
 
-/// Takes those of `customers` that are due at `now`, with one request. A customer without a row gets
-/// one that is never due, so that who looks at everybody finds that nothing had made it due.
+/// Gives back those that a run took and has not decided.
+pub async fn give_back(c: &Connection, taken: &Taken) -> Result<(), BooksError> {
+    let rows: Vec<(&String, Option<&i64>)> = taken.due.iter().map(|id| (id, taken.stored.get(id))).collect();
+    let sql = "UPDATE enforcement_due SET due_at = 0 FROM json_each(?1) j \
+               WHERE customer = j.value ->> 0 AND due_at = j.value ->> 1";
+    c.execute(sql, params![json(&rows)?]).await.map(drop)
+}
+
+/// Takes those of `customers` that are due at `now`, with one request. A customer without a row
+/// gets one that is never due, so that who looks at everybody finds that nothing had made it due.
 pub async fn take_of(c: &Connection, customers: &[String], now: i64) -> Result<Taken, BooksError> {
     let ids = Value::from(json(customers)?);
     let sql = "UPDATE enforcement_due SET due_at = ?2 FROM json_each(?1) j WHERE customer = j.value AND due_at <= ?3 \

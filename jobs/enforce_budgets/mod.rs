@@ -196,7 +196,8 @@ struct Run<'a> {
 enum Pages {
     /// All of them; these are the next ones.
     Listed(Vec<String>),
-    Due,
+    /// Those who are due; so many pages were taken.
+    Due(i64),
     Over,
 }
 
@@ -255,7 +256,7 @@ impl<'a> Run<'a> {
             let first = context.books.with_connection(async move |c| customer_facts::ids_after(c, "", limit).await);
             Pages::Listed(first.await?)
         } else {
-            Pages::Due
+            Pages::Due(0)
         };
         Ok(Self { context, mode, inputs: Arc::new(inputs), report, pages, pace: CHUNK })
     }
@@ -266,15 +267,26 @@ impl<'a> Run<'a> {
         if taken.stored.is_empty() {
             return Ok(false);
         }
-        let Page { newest_version, facts, next } = self.load(&taken).await?;
+        let decided = self.decide(&taken).await;
+        if decided.is_err() && !taken.due.is_empty() {
+            // the next try has them at once; if this fails as well, after their lease
+            let give_back = async move |c: &Connection| due::give_back(c, &taken).await;
+            drop(self.context.books.with_connection(give_back).await);
+        }
+        decided.map(|()| true)
+    }
+
+    /// Decides for those that were taken.
+    async fn decide(&mut self, taken: &Taken) -> Result<(), BooksError> {
+        let Page { newest_version, facts, next } = self.load(taken).await?;
         if let Pages::Listed(listed) = &mut self.pages {
             *listed = next;
         }
-        let Judged { candidates: mut rest, others, suspects } = self.preview(facts, &taken)?;
+        let Judged { candidates: mut rest, others, suspects } = self.preview(facts, taken)?;
         if self.mode == Mode::DryRun {
-            return Ok(true);
+            return Ok(());
         }
-        self.look_at(suspects, &taken).await?;
+        self.look_at(suspects, taken).await?;
         while !rest.is_empty() {
             let start = Instant::now();
             let later = rest.split_off(self.pace.rows().min(rest.len()));
@@ -289,7 +301,7 @@ impl<'a> Run<'a> {
         if !others.is_empty() {
             self.context.books.with_connection(async move |c| due::store_next(c, &others).await).await?;
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Takes the customers of the next page, before anything about them is read.
@@ -304,8 +316,10 @@ impl<'a> Run<'a> {
                 }
                 self.context.books.with_connection(async move |c| due::take_of(c, &ids, now).await).await
             }
-            Pages::Due => {
-                let take = async move |c: &Connection| due::take(c, now, limit).await;
+            Pages::Due(pages) => {
+                let page = *pages;
+                *pages += 1;
+                let take = async move |c: &Connection| due::take(c, now, page, limit).await;
                 let taken = self.context.books.with_connection(take).await?;
                 if u32::try_from(taken.stored.len()).is_ok_and(|n| n < limit) {
                     self.pages = Pages::Over;

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use books::Database;
+use jiff::Timestamp;
 use libsql::Value;
 use nix::sys::signal::Signal;
 use testkit::hrana::HranaServer;
@@ -12,6 +13,7 @@ use crate::contract::{Backend, Row, text, written};
 use crate::notifications::{Receiver, SECRET};
 use crate::support::Workspace;
 use crate::support::served::Served;
+use crate::support::test_store::TestStore;
 
 /// Longer than any run takes on a busy machine; what passes in seconds is in benches/reach.rs.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -147,6 +149,24 @@ async fn a_block_comes_over_a_server_with_faults() {
     // the backend's own way to the database has no faults
     let backend = Backend::of(Database::open_local(&place.path("served.db")).await.unwrap());
     a_block_is_there_at_once(&backend).await;
+}
+
+/// The first statement after a decision makes the customer due, others find that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_statement_that_makes_a_customer_due_costs_what_the_page_says() {
+    let store = TestStore::remote("due by a statement").await;
+    let (backend, now) = (Backend::new(&store).await, Timestamp::now().as_second());
+    let Some(server) = store.server() else { return };
+    backend.run("sign_up", &[text("kim"), Value::Null, Value::Null]).await.unwrap();
+    let decided = format!("UPDATE enforcement_due SET due_at = {} WHERE customer = 'kim'", now + 86_400);
+    backend.execute(&decided).await.unwrap();
+    for (id, costs) in [("a", [4, 3]), ("b", [4, 1])] {
+        server.reset_counts();
+        let values = [text("kim"), text("chime_minutes"), text(id), 1.into(), Value::Null];
+        backend.run("start_use", &values).await.unwrap();
+        let counts = server.counts();
+        assert_eq!([counts.rows_read, counts.rows_written], costs, "kim {id}");
+    }
 }
 
 /// A worker with one slot decides beside a job that has it, also when the schedule is another

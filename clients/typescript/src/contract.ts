@@ -55,8 +55,8 @@ RETURNING used`,
             ELSE iif(d.bill_until IS NULL, 'none', 'fresh')
        END AS freshness,
        CASE WHEN d.is_over OR d.status = 'canceled' OR d.reason IN ('unpaid', 'paused', 'canceled') THEN NULL
-            ELSE min(d.period_end, coalesce(d.blocked_at, d.period_end),
-                     iif(d.reason = 'within_budget' AND NOT d.policy_blocks, d.policy_from, d.period_end))
+            WHEN d.policy_blocks AND d.has_room THEN NULL
+            ELSE min(d.period_end, coalesce(d.blocked_at, d.period_end), iif(d.has_room, d.policy_from, d.period_end))
        END AS until,
        d.decided_at, d.enforced_at
 FROM (
