@@ -31,6 +31,17 @@ pub(crate) fn of_it_measured(measured: Quantity) -> Option<String> {
     (!measured.is_zero()).then(|| format!("of it {} measured, not billed yet", quantity(measured)))
 }
 
+/// When running uses reach the limit, as is said beside it; with the day, unless that is today.
+pub(crate) fn limit_reached(at: Timestamp, now: Timestamp) -> String {
+    format!("at the present level the limit is reached at {} UTC", moment(at, now))
+}
+
+/// The time of day (UTC), after its day unless that is today: `14:03:20`, `2026-03-10 14:03:20`.
+pub(crate) fn moment(at: Timestamp, now: Timestamp) -> String {
+    let day = |at: Timestamp| at.strftime("%F").to_string();
+    at.strftime(if day(at) == day(now) { "%T" } else { "%F %T" }).to_string()
+}
+
 /// A customer's id, or words for usage without a tag.
 pub(crate) fn customer(id: &str) -> &str {
     if id.is_empty() { "(no customer tag)" } else { id }
@@ -150,6 +161,17 @@ pub(crate) fn money(minor: i64, currency: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_limit_that_is_reached_on_another_day_has_its_day() {
+        let now = "2026-03-09T23:59:50Z".parse().unwrap();
+        let said = |at: &str| limit_reached(at.parse().unwrap(), now);
+        assert_eq!(said("2026-03-09T23:59:59Z"), "at the present level the limit is reached at 23:59:59 UTC");
+        assert_eq!(
+            said("2026-03-10T00:00:01Z"),
+            "at the present level the limit is reached at 2026-03-10 00:00:01 UTC"
+        );
+    }
 
     #[test]
     fn a_quantity_that_a_cell_cannot_hold_is_said_to_be_more() {

@@ -264,4 +264,7 @@ pub struct NearLimit {
     pub used_measured: Quantity,
     /// None without a limit.
     pub limit: Option<Quantity>,
+    /// When running uses reach the limit, at the present level.
+    #[serde(default)]
+    pub blocked_at: Option<Timestamp>,
 }

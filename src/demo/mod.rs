@@ -2,6 +2,7 @@
 //! overrun; and the proof.
 
 mod generate;
+mod meeting;
 mod step;
 mod stripe;
 mod tour;

@@ -1,5 +1,5 @@
 //! The tour: a month of bills, booked, delivered again and restated; a budget that is overrun;
-//! billing; and the audit.
+//! billing; a meeting that is measured; and the audit.
 
 use std::path::Path;
 
@@ -18,6 +18,7 @@ use jobs::job::{Job, Mode};
 use jobs::{enforce_budgets, roll_periods};
 
 use super::generate::spec_of;
+use super::meeting;
 use super::step::step;
 use super::stripe;
 use crate::config::{Config, DatabaseConfig, ExportConfig, FormatConfig};
@@ -86,7 +87,9 @@ pub(super) async fn run(folder: &Path, now: Timestamp) -> anyhow::Result<(Config
     };
     stripe::bill(&context, &config, now, restate).await?;
 
-    step(13, "the proof");
+    meeting::block(&context, now).await?;
+
+    step(14, "the proof");
     let audit = context.books.verify().await?;
     print::audit::show(&audit);
     Ok((config, print::audit::exit(&audit)))

@@ -12,7 +12,7 @@ use super::decided::{self, Runs};
 use super::out;
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
-use crate::format::{ago, money, of_it_measured, quantity, span};
+use crate::format::{ago, limit_reached, moment, money, of_it_measured, quantity, span};
 
 fn limit(limit: Option<Quantity>) -> String {
     limit.map_or("none".to_owned(), quantity)
@@ -39,9 +39,10 @@ pub(crate) fn table(decided: &[Entitlement], config: &Config, runs: &Runs) {
     if decided.is_empty() {
         return out("no such decision was made; `meter run enforce-budgets` decides, and a worker every five minutes");
     }
+    let runs_out = decided.iter().any(|e| e.blocked_at.is_some());
     let row = |e: &Entitlement| {
         let answer = if e.allowed { "allowed" } else { "BLOCKED" };
-        vec![
+        let mut cells = vec![
             e.customer.clone(),
             e.meter.clone(),
             answer.to_owned(),
@@ -54,9 +55,13 @@ pub(crate) fn table(decided: &[Entitlement], config: &Config, runs: &Runs) {
             money(e.overage_cost_minor, &e.currency),
             money(e.budget_minor, &e.currency),
             age(e, runs),
-        ]
+        ];
+        if runs_out {
+            cells.push(e.blocked_at.map_or("-".to_owned(), |at| moment(at, runs.now)));
+        }
+        cells
     };
-    let titles = [
+    let mut titles = vec![
         "customer",
         "meter",
         "",
@@ -70,9 +75,15 @@ pub(crate) fn table(decided: &[Entitlement], config: &Config, runs: &Runs) {
         ">budget",
         "data age",
     ];
+    if runs_out {
+        titles.push("limit at");
+    }
     super::table(&titles, decided.iter().map(row).collect());
     if decided.iter().any(|e| !e.used_measured.is_zero()) {
         out("`measured` is a part of `used`, and not billed yet");
+    }
+    if runs_out {
+        out("`limit at` (UTC) is when the limit is reached at the present level");
     }
 }
 
@@ -126,6 +137,9 @@ pub(crate) async fn explain(
     }
     budgets(e, coming.as_ref());
     out(&format!("stops at  {} {unit}", limit(e.effective_limit)));
+    if let Some(at) = e.blocked_at {
+        out(&format!("          {}", limit_reached(at, now)));
+    }
     out(&format!("data      {}", data(e, &runs)));
     out(&format!("decided   {} ({} ago); {}", e.decided_at, span(now.duration_since(e.decided_at)), runs.last()));
     let history = books.entitlement_history(customer, meter, 5).await?;

@@ -47,7 +47,7 @@ pub fn status(view: &StatusView<'_>, now: Timestamp) -> String {
         h2 { "Usage" }
         (usage::cards(view))
         h2 { "Customers at their limit" }
-        (near_limit(view))
+        (near_limit(view, now))
         h2 { "Entitlements" }
         (entitlements(view, now))
         h2 { "Stripe" }
@@ -113,7 +113,7 @@ fn findings(findings: &[Finding]) -> Markup {
     }
 }
 
-fn near_limit(view: &StatusView<'_>) -> Markup {
+fn near_limit(view: &StatusView<'_>, now: Timestamp) -> Markup {
     let customers = &view.overview.customers;
     if customers.near_limit.is_empty() {
         return html! { p.empty { "No customer has reached a limit or is near one." } };
@@ -136,6 +136,7 @@ fn near_limit(view: &StatusView<'_>) -> Markup {
                 }
                 td.n {
                     @if let Some(limit) = p.limit { (quantity(limit)) " " (unit) } @else { "none" }
+                    @if let Some(at) = p.blocked_at { br; span.soft { (format::limit_reached(at, now)) } }
                 }
                 td.n { @if let Some(share) = p.limit.and_then(|limit| format::share(p.used, limit)) { (share) } }
                 td.text { (format::reason(&p.reason)) }

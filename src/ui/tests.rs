@@ -85,6 +85,7 @@ fn hostile() -> Overview {
         used: q("1"),
         used_measured: q("0.5"),
         limit: None,
+        blocked_at: Some(now()),
     });
     s.queue.kinds.insert(text(), Default::default());
     s.queue.ticked_at.insert(text(), now());
@@ -269,6 +270,26 @@ fn figures_are_exact_and_the_forecast_is_the_average_of_booked_days() {
     assert_eq!(usage::forecast(q("10"), 10, today), Some(q("31")));
     assert_eq!(usage::forecast(q("10"), 0, today), None);
     assert_eq!(usage::forecast(q("10"), 31, today), None);
+}
+
+#[test]
+fn a_customer_near_a_limit_is_shown_with_the_instant_at_which_it_is_reached() {
+    let mut overview = empty();
+    let near = NearLimit {
+        customer: "ann".into(),
+        meter: "chime_minutes".into(),
+        allowed: true,
+        reason: "within_budget".into(),
+        used: q("990"),
+        used_measured: q("990"),
+        limit: Some(q("1000")),
+        blocked_at: Some("2026-03-11T10:03:20Z".parse().unwrap()),
+    };
+    overview.customers.near_limit.push(NearLimit { blocked_at: None, ..near.clone() });
+    let said = "at the present level the limit is reached at 10:03:20 UTC";
+    assert!(!status_of(&overview, &[], 0).contains("at the present level"));
+    overview.customers.near_limit.push(near);
+    assert_eq!(status_of(&overview, &[], 0).matches(said).count(), 1);
 }
 
 #[test]

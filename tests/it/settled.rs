@@ -212,3 +212,31 @@ fn what_is_measured_is_shown_apart() {
     lacks("usage", "1,200");
     place.run("status --json").ends(3).says(&["\"used_measured\": \"300\""]);
 }
+
+#[test]
+fn what_runs_is_shown_with_the_instant_at_which_the_limit_is_reached() {
+    let place = Workspace::new();
+    place.run("migrate").ends(0);
+    place.execute(CHIME);
+    place.run("customer add ann").ends(0);
+    place.run("run enforce-budgets").ends(0);
+    let lacks = |line: &str, what: &str| assert!(!place.run(line).ends(0).out.contains(what), "{line}");
+    lacks("explain-entitlement ann chime_minutes", "at the present level");
+    lacks("entitlements ann", "limit at");
+    // 900 of 1,000 minutes are used, and 100 attendees use the others in a minute
+    let began = a_minute_ago().max(Timestamp::now().as_second() - 1);
+    for columns in [format!("'r', NULL, 54000, {began}, NULL"), format!("'m', 100, NULL, {began}, {began} + 86400")] {
+        place.execute(&format!(
+            "INSERT INTO measurements (customer, meter, id, level, quantity, started_at, expires_at) VALUES ('ann', 'chime_minutes', {columns})"
+        ));
+    }
+    place.run("run enforce-budgets").ends(0);
+    let reached = Timestamp::from_second(began + 60).unwrap();
+    let time = reached.strftime("%T").to_string();
+    let said = place.run("explain-entitlement ann chime_minutes").ends(0);
+    said.says(&["at the present level the limit is reached at ", &format!("{time} UTC")]);
+    let said = place.run("entitlements ann").ends(0);
+    said.says(&["limit at", &time, "is when the limit is reached at the present level"]);
+    let json = place.run("status --json").ends(3).json();
+    assert_eq!(json["customers"]["near_limit"][0]["blocked_at"], reached.to_string());
+}

@@ -19,11 +19,51 @@ fn the_demo_shows_the_books_and_their_proof() {
         "unblocked",
         "1 unconfirmed, 1 to be sent again",
         "none of them twice",
-        "13. the proof",
+        "14. the proof",
     ]);
     assert_eq!(ran.out.matches("  ok ").count(), 10, "{}", ran.out);
     assert_eq!(ran.err, "");
+    a_measured_meeting_is_blocked_at_its_budget(&ran.out);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the demo leaves nothing behind");
+}
+
+/// The figures that the plan, the budget, the price and the attendees of the demo make.
+fn a_measured_meeting_is_blocked_at_its_budget(out: &str) {
+    let between = |from: &str, to: &str| {
+        let (_, rest) = out.split_once(from).unwrap_or_else(|| panic!("{from} is not in:\n{out}"));
+        rest.split_once(to).unwrap().0.to_owned()
+    };
+    let included: i64 = between("chime_minutes = { included = \"", "\"").parse().unwrap();
+    assert_eq!(between("chime_minutes = { included = \"", " report").split("price = ").nth(1), Some("\"0.01\","));
+    let step = between("\n13. ", "\n14. ");
+    let written = |minutes: i64| format!("{},{:03}", minutes / 1000, minutes % 1000);
+    let (cents, attendees) = (50, 50);
+    for text in [
+        format!("{} minutes of the plan. The budget of 0.50 USD pays for {cents} more.", written(included)),
+        format!("start_use: {attendees} attendees join"),
+        format!("Used: {0} minutes. Measured: {0} of them. On AWS's bill: 0.", written(included + cents)),
+    ] {
+        assert!(step.contains(&text), "{text} is not in:\n{step}");
+    }
+    let lines: Vec<&str> = step.lines().collect();
+    assert!(lines.len() <= 15 && lines.iter().all(|line| line.len() <= 80), "{step}");
+    let second = |text: &str| {
+        let time: jiff::civil::Time = text.rsplit(' ').next().unwrap().parse().unwrap();
+        i64::from(time.hour()) * 3600 + i64::from(time.minute()) * 60 + i64::from(time.second())
+    };
+    // an instant, two blanks, what happens then
+    let happens = |what: &str| {
+        let line = lines.iter().find(|line| line.contains(what)).unwrap_or_else(|| panic!("{what}:\n{step}"));
+        second(line.trim().split_once("  ").unwrap().0)
+    };
+    let began = happens("start_use: ");
+    let (_, until) = step.split_once("at the present level until ").unwrap();
+    let until = second(until.lines().next().unwrap());
+    assert_eq!((until - began).rem_euclid(86_400), cents * 60 / attendees);
+    assert_eq!(happens("may_use: yes"), began);
+    for what in ["enforce_budgets: BLOCKED", "may_use: no, budget_spent", "stop_use: "] {
+        assert_eq!(happens(what), until, "{what}");
+    }
 }
 
 #[test]

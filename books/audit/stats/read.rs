@@ -370,7 +370,7 @@ async fn decisions(c: &Connection) -> Result<BTreeMap<String, Decisions>, BooksE
 
 async fn near_limit(c: &Connection) -> Result<Vec<NearLimit>, BooksError> {
     let sql = format!(
-        "SELECT customer, meter, allowed, reason, used, effective_limit, used_measured FROM entitlements \
+        "SELECT customer, meter, allowed, reason, used, effective_limit, used_measured, blocked_at FROM entitlements \
          WHERE iif(allowed = 0, used > 0 AND reason IN {REACHED}, effective_limit IS NOT NULL AND used / 4 >= effective_limit / 5) \
          ORDER BY allowed, used * 1.0 / max(coalesce(effective_limit, 1), 1) DESC, customer, meter LIMIT {NAMED}"
     );
@@ -386,6 +386,7 @@ async fn near_limit(c: &Connection) -> Result<Vec<NearLimit>, BooksError> {
             used: quantity(row.get(4)?),
             limit: row.get::<Option<i64>>(5)?.map(quantity),
             used_measured: quantity(row.get(6)?),
+            blocked_at: row.get::<Option<i64>>(7)?.map(instant),
         });
     }
     Ok(found)
