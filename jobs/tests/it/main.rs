@@ -20,4 +20,5 @@ mod real;
 mod restore;
 mod settled;
 mod staged;
+mod week;
 mod year;
