@@ -21,4 +21,5 @@ mod real;
 mod restore;
 mod settled;
 mod staged;
+mod week;
 mod year;

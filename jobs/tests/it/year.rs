@@ -124,11 +124,11 @@ impl Model {
     }
 }
 
-/// The statement of the contract page.
-fn take_turn() -> String {
+/// A statement of the contract page.
+pub(crate) fn statement(name: &str) -> String {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/backend-contract.md");
     let text = std::fs::read_to_string(page).unwrap();
-    let block = text.split("<!-- statement: take_turn -->\n```sql\n").nth(1).unwrap();
+    let block = text.split(&format!("<!-- statement: {name} -->\n```sql\n")).nth(1).unwrap();
     block.split("```").next().unwrap().to_owned()
 }
 
@@ -216,7 +216,7 @@ async fn simulate(seed: u64) {
     run("DELETE FROM billing_periods").await;
     let mut models: Vec<Model> =
         names.iter().map(|_| Model { periods: vec![(begin, 0)], ..Model::default() }).collect();
-    let (mut dice, take) = (Dice(seed), take_turn());
+    let (mut dice, take) = (Dice(seed), statement("take_turn"));
     let (mut takes, mut wrong_clock) = (0_i64, 0);
     for (t, event) in events(&mut dice, begin, end) {
         match event {
