@@ -37,7 +37,7 @@ pub struct KnownMonth {
     /// False while all of its versions are on hold.
     pub booked: bool,
     /// The newest version on hold.
-    pub held: Option<Held>,
+    pub on_hold: Option<ManifestOnHold>,
     /// Name of the export that delivered the version.
     pub export: String,
     pub version: String,
@@ -55,7 +55,7 @@ impl KnownMonth {
 
 /// A version that waits for a person.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Held {
+pub struct ManifestOnHold {
     pub manifest_digest: String,
     pub decided_at: Timestamp,
 }
@@ -109,7 +109,7 @@ impl PayerMonths {
     /// What is known of a month from the first one on.
     pub fn state(&self, month: Month, now: Timestamp) -> MonthState {
         match self.known.get(&month) {
-            Some(known) if known.held.is_some() => MonthState::OnHold,
+            Some(known) if known.on_hold.is_some() => MonthState::OnHold,
             Some(known) if known.delivered_by() >= end(month) + FINAL_AFTER => MonthState::Complete,
             Some(known) if known.delivered_by() >= end(month) => MonthState::Provisional,
             Some(_) if now < end(month) + FINAL_AFTER => MonthState::Open,
@@ -200,7 +200,7 @@ impl MonthLook {
         let is_newer = |digest: &String, decided_at: Timestamp| other != Some(digest) && decided_at < self.at;
         let Some(known) = of.known.get(&self.month) else { return true };
         is_newer(&known.manifest_digest, known.decided_at)
-            && known.held.as_ref().is_none_or(|held| is_newer(&held.manifest_digest, held.decided_at))
+            && known.on_hold.as_ref().is_none_or(|of| is_newer(&of.manifest_digest, of.decided_at))
     }
 }
 
@@ -217,13 +217,13 @@ pub async fn months(c: &Connection, now: Timestamp) -> Result<Months, BooksError
     while let Some(row) = rows.next().await? {
         let first = parse(&row, 1)?;
         let of = found.entry(row.get(0)?).or_insert_with(|| PayerMonths { first, known: BTreeMap::new() });
-        let (booked, held) = (row.get::<i64>(3)? == 1, row.get::<Option<String>>(4)?);
-        if booked || held.is_some() {
+        let (booked, on_hold) = (row.get::<i64>(3)? == 1, row.get::<Option<String>>(4)?);
+        if booked || on_hold.is_some() {
             // an instant that cannot be read is old, so the month is read again
             let instant = |column| parse(&row, column).unwrap_or_default();
             let known = KnownMonth {
                 booked,
-                held: held.map(|manifest_digest| Held { manifest_digest, decided_at: instant(5) }),
+                on_hold: on_hold.map(|manifest_digest| ManifestOnHold { manifest_digest, decided_at: instant(5) }),
                 export: row.get(6)?,
                 version: row.get(7)?,
                 manifest_digest: row.get(8)?,

@@ -352,7 +352,7 @@ async fn past_months(
     };
     let gaps = gaps(of, &looks.iter().collect::<Vec<_>>(), now);
     let as_booked = looks.iter().filter(|look| look.found == Found::AsBooked).count();
-    let held: Vec<(&Month, &KnownMonth)> = of.known.iter().filter(|(_, known)| known.held.is_some()).collect();
+    let held: Vec<(&Month, &KnownMonth)> = of.known.iter().filter(|(_, known)| known.on_hold.is_some()).collect();
     for (month, known) in &held {
         let found = match known.booked {
             true => format!("a newer version of {month} of export {name} is on hold than the one that is booked"),

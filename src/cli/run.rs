@@ -71,7 +71,14 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let context = wiring::context(config, books.counted()).await?;
     match kind.name {
         RollPeriods::KIND if !json => roll_periods(&context, Mode::of(dry), now).await,
-        EnforceBudgets::KIND => enforce(&context, Mode::of(dry), now, json).await,
+        // a person who asks wants more than what is due
+        EnforceBudgets::KIND if json => {
+            let report = enforce_budgets::enforce(&context, now, Mode::of(dry)).await?;
+            let report_and_cost = counted(serde_json::to_string(&report)?, context.books.traffic());
+            print::json(&serde_json::from_str::<Value>(&report_and_cost)?)?;
+            Ok(done::<EnforceBudgets>(&report))
+        }
+        EnforceBudgets::KIND => enforce(&context, Mode::of(dry), now).await,
         CheckMonths::KIND if !json => check_months(&payload, &context, now).await,
         _ => here(&kind, payload, context, now).await,
     }
@@ -146,14 +153,8 @@ async fn check_months(payload: &str, context: &Context, now: Timestamp) -> anyho
     Ok(done::<CheckMonths>(&report))
 }
 
-/// Decides for everybody: a person who asks wants more than what is due.
-async fn enforce(context: &Context, mode: Mode, now: Timestamp, json: bool) -> anyhow::Result<Exit> {
+async fn enforce(context: &Context, mode: Mode, now: Timestamp) -> anyhow::Result<Exit> {
     let report = enforce_budgets::enforce(context, now, mode).await?;
-    if json {
-        let text = counted(serde_json::to_string(&report)?, context.books.traffic());
-        print::json(&serde_json::from_str::<Value>(&text)?)?;
-        return Ok(done::<EnforceBudgets>(&report));
-    }
     print::enforce::show(&report, now);
     print::cost(&context.books);
     Ok(done::<EnforceBudgets>(&report))

@@ -94,7 +94,7 @@ pub(super) fn export_health(
     let looks: Vec<&MonthLook> = looks.iter().filter(|look| look.payer == of.payer).collect();
     (found.was_read, found.first) = (true, Some(known.first));
     found.gaps = gaps(known, &looks, now);
-    found.on_hold = known.known.iter().filter(|(_, known)| known.held.is_some()).map(|(month, _)| *month).collect();
+    found.on_hold = known.known.iter().filter(|(_, known)| known.on_hold.is_some()).map(|(month, _)| *month).collect();
     found.as_booked = looks.iter().filter(|look| look.found == Found::AsBooked).count();
     found.looked_at = looks.iter().map(|look| look.at).max();
     found

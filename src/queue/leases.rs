@@ -16,7 +16,7 @@ use super::due_kinds::{self, DueAt, DueKind};
 use super::jobs_table::Queue;
 use super::types::{JobState, OPEN, Step, WorkerState};
 use super::update::{Backoff, JobUpdate};
-use super::workers_table::alive;
+use super::workers_table::report_alive;
 
 /// The most waiting jobs that one statement makes due.
 const DUE_AT_ONCE: i64 = 1000;
@@ -111,7 +111,7 @@ impl Queue {
                       RETURNING jobs.seq, jobs.cancel";
         let worker = || Value::Text(by.worker.clone());
         let until = Value::Integer(now + millis(by.lease));
-        let mut steps = vec![alive(worker(), now, running, state), (LEASES.into(), vec![]), clock_set_back(now)];
+        let mut steps = vec![report_alive(worker(), now, running, state), (LEASES.into(), vec![]), clock_set_back(now)];
         steps.push(promote_parents("state IN ('scheduled', 'retrying')", None, now));
         let holds = !held.is_empty();
         if holds {

@@ -67,7 +67,7 @@ impl Queue {
 
 /// Records that a worker is alive and what it does. Answers with the schema version of the
 /// database; with no row when the row of the worker is gone.
-pub(super) fn alive(worker: Value, now: i64, running: i64, state: WorkerState) -> Step {
+pub(super) fn report_alive(worker: Value, now: i64, running: i64, state: WorkerState) -> Step {
     let sql = "UPDATE workers SET seen_at = ?2, running = ?3, state = ?4 WHERE id = ?1 \
                RETURNING (SELECT max(version) FROM schema_versions)";
     (sql.into(), vec![worker, Value::Integer(now), Value::Integer(running), Value::Text(state.name().into())])

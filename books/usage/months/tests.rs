@@ -13,7 +13,7 @@ fn t(text: &str) -> Timestamp {
 fn known(delivered: &str) -> KnownMonth {
     KnownMonth {
         booked: true,
-        held: None,
+        on_hold: None,
         export: "main".into(),
         version: format!("version of {delivered}"),
         manifest_digest: format!("digest of {delivered}"),
@@ -27,8 +27,8 @@ fn known(delivered: &str) -> KnownMonth {
 fn of(first: &str, months: &[(&str, &str)]) -> PayerMonths {
     let month = |(month, day): &(&str, &str)| {
         let (day, on_hold) = (day.trim_end_matches('!'), day.ends_with('!'));
-        let held = on_hold.then(|| Held { manifest_digest: format!("held of {day}"), decided_at: t(day) });
-        (m(month), KnownMonth { held, ..known(day) })
+        let on_hold = on_hold.then(|| ManifestOnHold { manifest_digest: format!("held of {day}"), decided_at: t(day) });
+        (m(month), KnownMonth { on_hold, ..known(day) })
     };
     PayerMonths { first: m(first), known: months.iter().map(month).collect() }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use books::usage::months::{Held, KnownMonth};
+use books::usage::months::{KnownMonth, ManifestOnHold};
 
 use super::*;
 
@@ -19,7 +19,7 @@ fn of(months: &[(&str, &str)]) -> PayerMonths {
         let day = t(day);
         let known = KnownMonth {
             booked: true,
-            held: None,
+            on_hold: None,
             export: "main".into(),
             version: "v1".into(),
             manifest_digest: "booked".into(),
@@ -76,8 +76,8 @@ fn each_gap_says_export_month_and_command() {
     assert!(what.contains("cannot be used") && what.ends_with("no JSON"), "{what}");
     // if AWS delivers a month again after its first days, the next reading books it
     assert_eq!(said(&whole, &[look("2026-08", other("new"))]), []);
-    let held = Held { manifest_digest: "held".into(), decided_at: t("2026-09-10") };
-    whole.known.get_mut(&m("2026-08")).unwrap().held = Some(held);
+    let on_hold = ManifestOnHold { manifest_digest: "held".into(), decided_at: t("2026-09-10") };
+    whole.known.get_mut(&m("2026-08")).unwrap().on_hold = Some(on_hold);
     assert_eq!(said(&whole, &[look("2026-08", other("held"))]), [], "it is named as on hold");
     let [(what, act)] = &said(&whole, &[look("2026-08", other("newer"))])[..] else { panic!() };
     let words = "AWS changed 2026-08 of export main after it was put on hold: a version of 2026-10-30 12:00 UTC is in";
