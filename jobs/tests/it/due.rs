@@ -272,7 +272,8 @@ async fn a_customer_without_an_instant_is_found() {
     assert_eq!((again.everybody, again.changed, again.missed), (true, 1, 0));
 }
 
-/// A run that dies leaves those that it took due, and so does what happens while it decides.
+/// A run that fails or dies leaves those that it took due, and so does what happens while it
+/// decides.
 #[tokio::test]
 async fn who_was_taken_and_not_decided_stays_due() {
     let world = world().await;
@@ -284,8 +285,11 @@ async fn who_was_taken_and_not_decided_stays_due() {
     assert!(run(&world, now).await.everybody, "no run was finished before");
     world.execute("UPDATE customers SET status = 'canceled' WHERE id = 'ann'".into()).await;
     assert!(EnforceBudgets::default().run(&context, instant(now + 200)).await.is_err());
-    assert_eq!(run(&world, now + 219).await.customers, 0, "another run has ann for twenty seconds");
-    assert_eq!(run(&world, now + 220).await.customers, 1);
+    assert_eq!(run(&world, now + 200).await.customers, 1, "it gave ann back");
+    // one that was killed gives nobody back
+    world.execute(format!("UPDATE enforcement_due SET due_at = {}", now + 240)).await;
+    assert_eq!(run(&world, now + 239).await.customers, 0);
+    assert_eq!(run(&world, now + 240).await.customers, 1);
     // what is measured while a run decides makes ann due again
     let sql = format!(
         "INSERT INTO measurements (customer, meter, id, quantity, started_at) VALUES ('ann', 'chime_minutes', 'r', 60, {now})"
