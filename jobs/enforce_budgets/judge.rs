@@ -251,18 +251,23 @@ pub(super) fn judge(
 /// Finds when running uses change the judgement, before the next bound.
 fn look_ahead(judgement: &mut Judgement, facts: &CustomerFacts, open: &MeasuredUsage, inputs: &RunInputs) {
     let customer = judgement.entitlements.first().map_or(String::new(), |e| e.customer.clone());
-    let outcomes = |second: i64| {
-        let adds = open.adds_at(second).unwrap_or_default();
-        let later = judge_with(&customer, facts, &adds, inputs).unwrap_or_default();
-        later.entitlements.iter().map(|e| Outcome::of(e, &inputs.watch)).collect::<Vec<_>>()
+    let mut known: BTreeMap<i64, Vec<Outcome>> = BTreeMap::new();
+    let mut has = |second: i64, changed: &dyn Fn(&[Outcome]) -> bool| {
+        let outcomes = || {
+            let adds = open.adds_at(second).unwrap_or_default();
+            let later = judge_with(&customer, facts, &adds, inputs).unwrap_or_default();
+            later.entitlements.iter().map(|e| Outcome::of(e, &inputs.watch)).collect()
+        };
+        changed(known.entry(second).or_insert_with(outcomes))
     };
     let (now, bound) = (inputs.now.as_second(), facts.next_bound);
     let current: Vec<Outcome> = judgement.entitlements.iter().map(|e| Outcome::of(e, &inputs.watch)).collect();
-    let Some(first) = first_second(now, bound, |second| outcomes(second) != current) else { return };
+    let Some(first) = first_second(now, bound, |second| has(second, &|of| *of != *current)) else { return };
     judgement.due_at = judgement.due_at.min(first);
     for (at, e) in judgement.entitlements.iter_mut().enumerate().filter(|(_, e)| e.allowed) {
-        let is_blocked = |second| outcomes(second).get(at).is_some_and(|of| !of.allowed);
-        e.blocked_at = first_second(first - 1, bound, is_blocked).map(instant);
+        let is_blocked = |of: &[Outcome]| of.get(at).is_some_and(|of| !of.allowed);
+        // from where the first search began, so that both look at the same seconds
+        e.blocked_at = first_second(now, bound, |second| has(second, &is_blocked)).map(instant);
     }
 }
 

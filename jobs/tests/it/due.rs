@@ -27,6 +27,11 @@ fn instant(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
+/// How many seeds a test tries on a file, and over a server.
+fn of_seeds(file: u64, server: u64) -> u64 {
+    if std::env::var_os("METER_TEST_DATABASE").is_some() { server } else { file }
+}
+
 async fn world() -> BudgetFixture {
     let mut world = BudgetFixture::new().await;
     world.context.measuring = measuring();
@@ -170,8 +175,7 @@ impl History {
 /// time has passed.
 #[tokio::test]
 async fn deciding_those_who_are_due_is_deciding_everybody() {
-    let default = if std::env::var_os("METER_TEST_DATABASE").is_some() { 1 } else { 6 };
-    let seeds = std::env::var("METER_TEST_DUE").map_or(default, |text| text.parse().unwrap());
+    let seeds = std::env::var("METER_TEST_DUE").map_or(of_seeds(6, 1), |text| text.parse().unwrap());
     let first = std::env::var("METER_TEST_SEED").map_or(0, |text| text.parse().unwrap());
     let (mut partial, mut whole) = (0, 0);
     for seed in first..first + seeds {
@@ -335,7 +339,7 @@ fn minutes(seconds: i64) -> i128 {
 #[tokio::test]
 async fn the_instant_of_a_block_is_the_first_second_of_a_naive_model() {
     let (mut blocked, mut at_midnight) = (0, 0);
-    for seed in 0..24 {
+    for seed in 0..of_seeds(24, 4) {
         let mut rng = fastrand::Rng::with_seed(seed);
         let world = world().await;
         world.sign_up("ann", "pro").await;
@@ -403,5 +407,6 @@ async fn the_instant_of_a_block_is_the_first_second_of_a_naive_model() {
         assert!(matches!(last.reason, Reason::BudgetSpent | Reason::NoBudget), "seed {seed}: {last:?}");
         assert!(decided.iter().all(|(_, e)| e.allowed && e.blocked_at == Some(instant(block))), "seed {seed}");
     }
-    assert!(blocked > 8 && at_midnight > 0, "{blocked} blocked, {at_midnight} of them after midnight");
+    let enough = if of_seeds(24, 4) == 24 { blocked > 8 && at_midnight > 0 } else { blocked > 0 };
+    assert!(enough, "{blocked} blocked, {at_midnight} of them after midnight");
 }
