@@ -56,9 +56,12 @@ impl MeasuredUsage {
         !self.edges.is_empty()
     }
 
-    /// The next instant after `now` at which more or less runs.
+    /// The next instant after `now` at which more or less runs, or a quantity counts: it does so in
+    /// the second after its own.
     pub fn next_edge(&self, now: i64) -> Option<i64> {
-        self.edges.iter().map(|edge| edge.at).find(|at| *at > now)
+        let level = self.edges.iter().filter(|edge| edge.level != 0 && edge.at > now).map(|edge| edge.at);
+        let quantity = self.edges.iter().filter(|edge| edge.quantity > 0).map(|edge| edge.at + 1);
+        level.chain(quantity).min()
     }
 
     /// What measurements add to the bill at an instant that is not before the reading, if nothing

@@ -8,7 +8,7 @@ use clap::CommandFactory;
 use crate::support::Workspace;
 
 /// Every command that takes a customer's id, with one that is unknown.
-const LINES: [&str; 15] = [
+const LINES: [&str; 16] = [
     "customer show bob",
     "budget set bob 5",
     "budget remove bob",
@@ -19,6 +19,7 @@ const LINES: [&str; 15] = [
     "turn bob",
     "usage bob",
     "measured bob",
+    "accuracy --customer bob",
     "report bob --html x.html",
     "reconcile bob",
     "events list --customer bob",

@@ -281,7 +281,7 @@ async fn status_reads_few_rows_beside_a_worker() {
     });
     assert_eq!(others.await.unwrap(), 2000);
     let counted = status(2000);
-    let worker = Served::start(place.folder.path(), "--no-schedule", &[("METER_DATABASE__URL", &url)]);
+    let worker = Served::start(place.folder.path(), "--no-schedule --kinds probe", &[("METER_DATABASE__URL", &url)]);
     let start = Instant::now();
     while books.setting("customer_stats").await.unwrap().is_none() {
         assert!(start.elapsed() < Duration::from_secs(60), "{}", worker.said());

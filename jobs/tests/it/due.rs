@@ -252,6 +252,23 @@ async fn whom_the_list_missed_is_found_and_named() {
     assert_eq!((run(&world, now + 2 * DAY).await.missed, kept().await), (0, 0));
 }
 
+/// A report counts from the second after its own on, also when it comes in the second of a run.
+#[tokio::test]
+async fn a_report_in_the_second_of_a_run_counts_in_the_next_second() {
+    let world = world().await;
+    world.sign_up("ann", "pro").await;
+    let now = at("2026-10-20T10:00:00Z").as_second();
+    let sql = format!(
+        "INSERT INTO measurements (customer, meter, id, quantity, started_at) VALUES ('ann', 'chime_minutes', 'r', 600, {now})"
+    );
+    world.execute(sql).await;
+    run(&world, now).await;
+    assert_eq!((world.chime_of("ann").await.used.to_string(), due_at(&world, "due_at").await), ("0".into(), now + 1));
+    assert_eq!(run(&world, now + 1).await.changed, 1);
+    assert_eq!(world.chime_of("ann").await.used.to_string(), "10");
+    assert_eq!(enforce(&world.context, instant(now + 60), Mode::Write).await.unwrap().missed, 0);
+}
+
 /// Rows of the list that are gone are made anew, and whoever had none was missed.
 #[tokio::test]
 async fn a_customer_without_an_instant_is_found() {
