@@ -3,7 +3,7 @@
 //! Triggers make a customer due at once, when something changes that decides. A run *takes* those
 //! that are due before it reads anything about them, decides, and then stores the instant at which
 //! the decision changes by time alone. A customer who becomes due in between stays due, because
-//! only the value that the run knows is replaced; a run that dies leaves them due after [`LEASE`].
+//! only the value that the run knows is replaced; a run that dies leaves them due 20 seconds later.
 
 use std::collections::BTreeMap;
 
@@ -102,7 +102,7 @@ async fn all(mut rows: Rows) -> Result<BTreeMap<String, i64>, BooksError> {
 pub(super) const NEXT: &str = "UPDATE enforcement_due SET due_at = iif(due_at = j.value ->> 'taken' AND due_at > 0, j.value ->> 'due_at', \
     min(due_at, j.value ->> 'due_at')) FROM json_each(?1) j WHERE customer = j.value ->> 'customer'";
 
-/// As [`NEXT`].
+/// Stores when customers are due next; see `NEXT`.
 pub async fn store_next(c: &Connection, next: &[NextDecision]) -> Result<(), BooksError> {
     c.execute(NEXT, params![json(&next)?]).await.map(drop)
 }
