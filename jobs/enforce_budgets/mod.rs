@@ -1,7 +1,7 @@
 //! `enforce_budgets`: usage, plan, budget and payment status → what each customer may go on using.
 //!
 //! A run decides for those who are *due* ([`books::limits::due`]): something about them changed, or
-//! the instant has come at which time alone changes the decision ([`instants`]). It looks at every
+//! the instant has come at which time alone changes the decision (`instants`). It looks at every
 //! customer once a day, when plans or the configuration changed, and when a person asks for it. A
 //! customer whom it then finds changed without having been due was missed, and it says so.
 //!
