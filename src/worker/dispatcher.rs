@@ -250,6 +250,8 @@ impl Dispatcher {
                     outage.ended("read the queue");
                 }
                 Err(error) => {
+                    // the heartbeat says what is wrong with the database
+                    self.shared.others_run.notify_one();
                     let wait = outage.note("read the queue", &error);
                     self.pause(wait).await;
                 }

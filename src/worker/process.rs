@@ -115,7 +115,7 @@ pub(super) struct Shared {
     pub(super) kinds: Kinds,
     pub(super) settings: WorkerSettings,
     pub(super) in_flight: InFlight,
-    /// Notified when another worker was seen to run a job.
+    /// Notified when another worker was seen to run a job, and when the table cannot be read.
     pub(super) others_run: Arc<Notify>,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) identity: Identity,
