@@ -15,10 +15,9 @@ use super::process::Shared;
 use super::rescuer::{LeaseWatch, rescue_expired};
 use crate::queue::{StopReason, WorkerState};
 
-/// How often an idle process records that it is alive, in a file and on a remote database, which
-/// charges for it. `silent` processes are those without a sign of life for much longer.
+/// How often an idle process records that it is alive. `silent` processes are those without a sign
+/// of life for much longer.
 const IDLE: Duration = Duration::from_secs(30);
-const IDLE_REMOTE: Duration = Duration::from_secs(120);
 
 /// Renews the leases of this process, and rescues jobs with an expired lease.
 pub(super) async fn run(shared: Shared) {
@@ -57,7 +56,7 @@ pub(super) async fn run(shared: Shared) {
 /// first claim of an idle process.
 async fn rest(shared: &Shared, busy: bool, last: Instant) {
     let step = shared.by.lease / 4;
-    let idle_until = last + if shared.queue.db.is_local() { IDLE } else { IDLE_REMOTE };
+    let idle_until = last + IDLE;
     tokio::time::sleep(step).await;
     while !busy && shared.in_flight.len() == 0 {
         tokio::select! {

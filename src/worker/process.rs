@@ -12,8 +12,8 @@ use crate::config::QueueConfig;
 use crate::metrics::Metrics;
 use crate::queue::{Backoff, ClaimRequest, Claimer, Identity, Queue};
 
-/// A remote database charges for each look. A block is there within five seconds, looks and
-/// heartbeats of an idle worker are 20,000 a day.
+/// A remote database charges for each look. A block is there within five seconds, and looks and
+/// heartbeats of an idle worker are 22,000 a day.
 const IDLE_POLL: Duration = Duration::from_millis(4500);
 
 /// The settings of a worker.
