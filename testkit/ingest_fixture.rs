@@ -19,6 +19,7 @@ use jobs::source::{Folder, Source};
 use parquet::arrow::ArrowWriter;
 use tempfile::TempDir;
 
+use crate::migrated;
 use crate::suite_database::SuiteServer;
 
 pub const TAG: &str = "chitchatter-customer-id";
@@ -87,9 +88,10 @@ impl IngestFixture {
         let bucket = folder.path().join("bucket");
         std::fs::create_dir(&bucket).unwrap();
         let file = folder.path().join("meter.db");
+        migrated::write(&file).await;
         let server = SuiteServer::of(&file);
         let books = open(&file, server.as_ref()).await;
-        books.migrate(now()).await.unwrap();
+        books.require_migrated().await.unwrap();
         let exports = Arc::new(BTreeMap::from([("main".to_owned(), export(Arc::new(Folder::new(bucket))))]));
         let enforcement = Arc::new(EnforcementSettings::default());
         let context = Context {

@@ -17,6 +17,11 @@ const ROUND_TRIP: Duration = Duration::from_millis(20);
 const CURSOR_END: Duration = Duration::from_millis(2);
 const WAIT: Duration = Duration::from_secs(60);
 
+/// The cases of a property: an eighth of them over a server, where each takes that much longer.
+pub fn cases(on_a_file: u32) -> u32 {
+    if std::env::var_os(VARIABLE).is_some() { on_a_file.div_ceil(8) } else { on_a_file }
+}
+
 /// The test server in front of a suite's file.
 pub struct SuiteServer(HranaServer);
 
@@ -52,7 +57,7 @@ pub fn run_over_a_server(suites: &[&str], skipped: &[&str]) {
         .args(suites)
         .args(skipped.iter().flat_map(|name| ["--skip", name]))
         .env(VARIABLE, "server")
-        .env("RUST_TEST_THREADS", "2")
+        .env("RUST_TEST_THREADS", "4")
         .env("METER_TEST_HISTORIES", "3")
         .output()
         .unwrap();

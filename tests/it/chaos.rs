@@ -18,7 +18,7 @@ use meter::queue::{Clock, JobState, NewJob, Queue};
 use testkit::hrana::HranaServer;
 
 /// Jobs that are fed in each second.
-const JOBS_PER_SECOND: usize = 160;
+const JOBS_PER_SECOND: usize = 80;
 const WORKERS: usize = 4;
 /// How long it may take after the last kill until nothing is left to do.
 const SETTLE: Duration = Duration::from_secs(180);

@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use testkit::ingest_fixture::{
     self, IngestFixture, Line, chime, columns, deliver, deliver_lines, job, manifest, now, parquet_bytes,
 };
+use testkit::suite_database::cases;
 
 const V1: &str = "2026-11-01T03:00:00.000Z-11111111-1111-4111-8111-111111111111";
 const V2: &str = "2026-11-01T05:00:00.000Z-22222222-2222-4222-8222-222222222222";
@@ -484,7 +485,7 @@ fn line() -> impl Strategy<Value = Line> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(cases(24)))]
 
     /// The same lines in any order, cut into any files, make the same bytes in the ledger; and a
     /// history of versions ends with the usage of its last one.

@@ -8,6 +8,7 @@ use jobs::ingest_cur::{IngestOutcome, IngestPart, IngestReport, PartOutcome};
 use jobs::job::{Failure, Job, Request};
 use proptest::prelude::*;
 use testkit::ingest_fixture::{self, IngestFixture, Line, chime, columns, deliver, job, now, parquet_bytes};
+use testkit::suite_database::cases;
 
 const V1: &str = "2026-11-01T03:00:00.000Z-11111111-1111-4111-8111-111111111111";
 const V2: &str = "2026-11-01T05:00:00.000Z-22222222-2222-4222-8222-222222222222";
@@ -226,7 +227,7 @@ fn line() -> impl Strategy<Value = Line> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::with_cases(cases(24)))]
 
     /// Whatever is in the files, parts give the ledger that one reading gives.
     #[test]
