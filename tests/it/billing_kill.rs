@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::support::billing_fixture::{BillingFixture, KEY, yesterday};
+use crate::support::billing_fixture::{BillingFixture, KEY, OPEN, yesterday};
 
 const ROUNDS: u32 = 200;
 const CUSTOMERS: usize = 120;
@@ -51,10 +51,9 @@ fn kills_between_any_two_writes_neither_lose_nor_double_an_event() {
     assert!(killed > ROUNDS / 4 && states.iter().any(|s| s.starts_with("sending")), "{killed} kills, {states:?}");
     // attempts whose process died count as under way for a minute and two time-outs
     let deadline = Instant::now() + Duration::from_secs(150);
-    let open = "SELECT count(*) FROM meter_events WHERE state IN ('pending', 'sending', 'unconfirmed')";
     loop {
         fixture.run("push").ends(0);
-        if fixture.place.query(open) == ["0"]
+        if fixture.place.query(OPEN) == ["0"]
             && fixture.place.query("SELECT count(*) FROM stripe_due WHERE due_at <= unixepoch()") == ["0"]
         {
             break;

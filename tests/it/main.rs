@@ -6,6 +6,7 @@
 mod support;
 
 mod accuracy;
+mod backup;
 mod billing;
 mod billing_books;
 mod billing_kill;

@@ -9,6 +9,8 @@ use testkit::usage::booking;
 
 pub const DAY: i64 = 86_400;
 pub const KEY: &str = "sk_test_51NoSuchKeyAnywhere";
+/// Counts the events that are not at their end.
+pub const OPEN: &str = "SELECT count(*) FROM meter_events WHERE state IN ('pending', 'sending', 'unconfirmed')";
 pub const PLANS: &str = r#"
 [[plans]]
 name = "pro"
