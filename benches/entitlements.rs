@@ -162,7 +162,7 @@ async fn child(what: &str, file: &Path, customers: i64) {
                        GROUP BY customer, meter)";
             format!("{} sums", count(&books, sql).await)
         }
-        "first" | "none" | "all" | "one" | "day" | "running" => {
+        "first" | "none" | "all" | "one" | "day" | "running" | "run on" => {
             let before = count(&books, "SELECT total_changes()").await;
             let report = match what {
                 "all" => enforce(&context, noon(), Mode::Write).await.unwrap(),
@@ -170,11 +170,15 @@ async fn child(what: &str, file: &Path, customers: i64) {
             };
             let rows = count(&books, "SELECT total_changes()").await - before;
             let looked_at = match what {
-                "none" => 0,
+                "none" | "run on" => 0,
                 "one" => 1,
                 _ => customers,
             };
-            assert_eq!((report.customers as i64, report.missed), (looked_at, 0));
+            // where uses run, the instant of a few is this second, or that of a page, which takes them
+            let few = if matches!(what, "running" | "run on") { 20 + customers / 50 } else { 0 };
+            let found = report.customers as i64;
+            assert!((looked_at..=looked_at + few).contains(&found), "{found} customers instead of {looked_at}");
+            assert_eq!(report.missed, 0);
             assert!(what != "none" || rows == 1, "it writes that it ran");
             format!("{} customers changed, {rows} rows written, {} notifications", report.changed, report.notifications)
         }
@@ -280,7 +284,7 @@ fn main() {
         run("day", "`enforce_budgets`, usage of all changed");
         runtime.block_on(meetings(&file));
         run("running", "`enforce_budgets`, a use of each customer begins to run");
-        run("none", "`enforce_budgets`, nobody is due while all these run");
+        run("run on", "`enforce_budgets`, all these run, and at most a few are due");
         for name in ["take_turn", "may_use", "set_budget"] {
             run(name, &format!("backend: {name} (s is p99)"));
         }
