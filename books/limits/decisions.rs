@@ -3,11 +3,11 @@
 use serde::Serialize;
 
 use crate::limits::due::{NEXT, NextDecision};
-use crate::limits::entitlement::{COLUMNS, Entitlement, StoredEntitlement};
-use crate::limits::notification::{GIVE_UP_AFTER, NewNotification, RECORD};
+use crate::limits::entitlement::{self, COLUMNS, Entitlement};
+use crate::limits::notification::{NewNotification, RECORD, UNLESS_KNOWN};
 use crate::store::connection::{Connection, Value};
 use crate::store::error::BooksError;
-use crate::store::rows::json_parts;
+use crate::store::rows::{inserts, json_parts};
 
 /// What one transaction writes.
 #[derive(Debug, Default)]
@@ -70,34 +70,31 @@ const LIMIT: &str = "UPDATE turn_periods SET allowed_until = j.value ->> 'allowe
 impl NewDecisions<'_> {
     /// Stores everything with one request.
     pub async fn store(&self, c: &Connection, now: i64) -> Result<StoredNotifications, BooksError> {
-        let columns: Vec<String> = (0..COLUMNS.split(',').count()).map(|i| format!("value ->> {i}")).collect();
-        let columns = columns.join(", ");
-        let replace =
-            format!("INSERT INTO entitlements ({COLUMNS}) SELECT {columns} FROM json_each(?1) WHERE true {REPLACED}");
+        let head = format!("INSERT INTO entitlements ({COLUMNS})");
+        let rows = self.entitlements.iter().map(|e| entitlement::row(e)).collect();
+        let mut statements = inserts(&head, REPLACED, rows);
         // the rows are there already
         let keep = format!(
             "INSERT INTO entitlement_changes ({COLUMNS}) SELECT {COLUMNS} FROM json_each(?1) j CROSS JOIN entitlements \
              ON customer = j.value ->> 0 AND meter = j.value ->> 1"
         );
-        let rows = json_parts(self.entitlements.iter().map(|e| StoredEntitlement::from(*e)))?;
         let keys = json_parts(self.changed.iter().map(|e| (&e.customer, &e.meter)))?;
         let obsolete = json_parts(&self.obsolete)?;
         let limits = json_parts(&self.turn_limits)?;
         let next = json_parts(&self.next)?;
-        let mut statements: Vec<(&str, Vec<Value>)> = vec![];
-        for (sql, parts) in [(replace.as_str(), rows), (&keep, keys), (REMOVE, obsolete), (LIMIT, limits), (NEXT, next)]
-        {
-            statements.extend(parts.into_iter().map(|part| (sql, vec![Value::Text(part)])));
+        for (sql, parts) in [(keep.as_str(), keys), (REMOVE, obsolete), (LIMIT, limits), (NEXT, next)] {
+            statements.extend(parts.into_iter().map(|part| (sql.to_owned(), vec![Value::Text(part)])));
         }
         let before = statements.len();
-        let give_up_at = now.saturating_add(GIVE_UP_AFTER);
         let (to_send, not_sent): (Vec<_>, Vec<_>) = self.notifications.iter().partition(|n| n.not_sent.is_none());
         for (some, count) in [(to_send, "SELECT changes(), 0"), (not_sent, "SELECT 0, changes()")] {
-            for part in json_parts(some.iter().map(|n| n.row(now)))? {
-                statements.push((RECORD, vec![Value::Text(part), Value::Integer(now), Value::Integer(give_up_at)]));
-                statements.push((count, vec![]));
+            let rows = some.into_iter().map(|n| n.row(now)).collect::<Result<_, _>>()?;
+            for record in inserts(RECORD, UNLESS_KNOWN, rows) {
+                statements.extend([record, (count.to_owned(), vec![])]);
             }
         }
+        let (sql, values): (Vec<String>, Vec<_>) = statements.into_iter().unzip();
+        let statements = sql.iter().map(String::as_str).zip(values).collect();
         let mut stored = StoredNotifications::default();
         for mut counts in c.batch(statements).await?.into_iter().skip(before) {
             while let Some(row) = counts.next().await? {

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::store::connection::Value;
 use crate::store::error::BooksError;
 use crate::units::calendar::instant;
 use crate::units::quantity::Quantity;
@@ -231,8 +232,8 @@ pub(super) const COLUMNS: &str = "customer, meter, period_start, period_end, all
     effective_limit, overage_cost_minor, meter_cost_minor, budget_minor, meter_budget_minor, currency, as_of, \
     freshness, decided_at, used_measured, blocked_at";
 
-/// An entitlement as a row of [`COLUMNS`].
-#[derive(Debug, Serialize, Deserialize)]
+/// An entitlement as a row of [`COLUMNS`], as it is read.
+#[derive(Debug, Deserialize)]
 pub(super) struct StoredEntitlement(
     String,
     String,
@@ -298,30 +299,29 @@ impl TryFrom<StoredEntitlement> for Entitlement {
     }
 }
 
-impl From<&Entitlement> for StoredEntitlement {
-    fn from(e: &Entitlement) -> Self {
-        Self(
-            e.customer.clone(),
-            e.meter.clone(),
-            e.period_start.as_second(),
-            e.period_end.as_second(),
-            i64::from(e.allowed),
-            e.reason.name().to_owned(),
-            cell(e.used),
-            cell(e.included),
-            e.effective_limit.map(cell),
-            e.overage_cost_minor,
-            e.meter_cost_minor,
-            e.budget_minor,
-            e.meter_budget_minor,
-            e.currency.clone(),
-            e.as_of.map(Timestamp::as_second),
-            e.freshness.name().to_owned(),
-            e.decided_at.as_second(),
-            cell(e.used_measured),
-            e.blocked_at.map(Timestamp::as_second),
-        )
-    }
+/// An entitlement as a row of [`COLUMNS`], as it is written.
+pub(super) fn row(e: &Entitlement) -> [Value; 19] {
+    [
+        e.customer.as_str().into(),
+        e.meter.as_str().into(),
+        e.period_start.as_second().into(),
+        e.period_end.as_second().into(),
+        i64::from(e.allowed).into(),
+        e.reason.name().into(),
+        cell(e.used).into(),
+        cell(e.included).into(),
+        e.effective_limit.map(cell).into(),
+        e.overage_cost_minor.into(),
+        e.meter_cost_minor.into(),
+        e.budget_minor.into(),
+        e.meter_budget_minor.into(),
+        e.currency.as_str().into(),
+        e.as_of.map(Timestamp::as_second).into(),
+        e.freshness.name().into(),
+        e.decided_at.as_second().into(),
+        cell(e.used_measured).into(),
+        e.blocked_at.map(Timestamp::as_second).into(),
+    ]
 }
 
 pub(super) fn reason_named(name: &str) -> Result<Reason, BooksError> {

@@ -1,7 +1,7 @@
 //! The outbox of notifications to the web backend. A notification is stored in the transaction of
 //! the decision that it reports, once, and sent by a job of its own.
 
-use crate::store::connection::{Connection, Row, params};
+use crate::store::connection::{Connection, Row, Value, params};
 use jiff::Timestamp;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -66,33 +66,43 @@ pub struct NewNotification {
 
 impl NewNotification {
     /// Equal notifications have equal ids.
-    fn id(&self) -> String {
-        let key = serde_json::json!([
-            self.customer,
-            self.meter,
-            self.kind.name(),
-            self.period_start,
-            self.percent,
-            self.base
-        ]);
-        let digest = Sha256::digest(key.to_string().as_bytes());
-        let hex: String = digest.iter().take(16).map(|b| format!("{b:02x}")).collect();
-        format!("ntc_{hex}")
+    fn id(&self) -> Result<String, BooksError> {
+        let of = (&self.customer, &self.meter, self.kind.name(), self.period_start, self.percent, self.base);
+        let digest: [u8; 32] = Sha256::digest(json(&of)?).into();
+        let half = digest.first_chunk().copied().unwrap_or_default();
+        Ok(format!("ntc_{:032x}", u128::from_be_bytes(half)))
     }
 
-    /// As it is stored at `now`.
-    pub(super) fn row(&self, now: i64) -> serde_json::Value {
-        serde_json::json!({
-            "id": self.id(), "customer": self.customer, "meter": self.meter, "kind": self.kind.name(),
-            "period_start": self.period_start, "percent": self.percent, "base": self.base, "body": self.body(now),
-            "not_sent": self.not_sent,
-        })
+    /// A row of [`RECORD`] at `now`.
+    pub(super) fn row(&self, now: i64) -> Result<[Value; 13], BooksError> {
+        let is_sent = self.not_sent.is_none();
+        Ok([
+            self.id()?.into(),
+            self.customer.as_str().into(),
+            self.meter.as_str().into(),
+            self.kind.name().into(),
+            self.period_start.into(),
+            self.percent.into(),
+            self.base.into(),
+            self.body(now)?.into(),
+            if is_sent { "pending" } else { "known" }.into(),
+            self.not_sent.map(str::to_owned).into(),
+            now.into(),
+            now.saturating_add(GIVE_UP_AFTER).into(),
+            is_sent.then_some(now).into(),
+        ])
     }
 
     /// Type, timestamp and data, as Standard Webhooks recommends.
-    fn body(&self, now: i64) -> String {
+    fn body(&self, now: i64) -> Result<String, BooksError> {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            data: &'a serde_json::Map<String, serde_json::Value>,
+            timestamp: String,
+            r#type: String,
+        }
         let kind = format!("meter.{}", self.kind.name());
-        serde_json::json!({ "type": kind, "timestamp": instant(now).to_string(), "data": self.data }).to_string()
+        json(&Body { data: &self.data, timestamp: instant(now).to_string(), r#type: kind })
     }
 }
 
@@ -155,14 +165,11 @@ async fn all(
     Ok(found)
 }
 
-/// A statement that stores the notifications of a JSON array ([`NewNotification::row`]) that were
-/// not stored before.
+/// The SQL before the rows of notifications ([`NewNotification::row`]).
 pub(super) const RECORD: &str = "INSERT INTO notifications (id, customer, meter, kind, period_start, percent, base, body, \
-                                                  state, error, created_at, give_up_at, next_at) \
-    SELECT value ->> 'id', value ->> 'customer', value ->> 'meter', value ->> 'kind', value ->> 'period_start', \
-           value ->> 'percent', value ->> 'base', value ->> 'body', iif(value ->> 'not_sent' IS NULL, 'pending', 'known'), \
-           value ->> 'not_sent', ?2, ?3, iif(value ->> 'not_sent' IS NULL, ?2, NULL) \
-    FROM json_each(?1) WHERE true ORDER BY key ON CONFLICT DO NOTHING";
+                                                  state, error, created_at, give_up_at, next_at)";
+/// The SQL after them: those that were stored before are not stored again.
+pub(super) const UNLESS_KNOWN: &str = "ON CONFLICT DO NOTHING";
 
 /// How an attempt to deliver ended.
 #[derive(Clone, Debug, PartialEq, Eq)]

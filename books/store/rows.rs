@@ -47,7 +47,7 @@ pub fn json_parts<T: serde::Serialize>(rows: impl IntoIterator<Item = T>) -> Res
     Ok(parts)
 }
 
-/// Rows in one statement of [`insert_rows`].
+/// Rows in one statement of [`insert_rows`] and [`inserts`].
 const ROWS: usize = 100;
 
 /// Inserts rows, many in one statement that is parsed once. `head` is the SQL before VALUES, `tail`
@@ -71,6 +71,20 @@ pub async fn insert_rows<T, const N: usize>(
         c.execute(&sql(rest.len()), rest.iter().flat_map(&mut values).collect::<Vec<Value>>()).await?;
     }
     Ok(())
+}
+
+/// Statements that insert `rows`, many with each. `head` is the SQL before VALUES, `tail` the SQL
+/// after it. A row of parameters costs a fraction of one that is taken out of a JSON array.
+pub fn inserts<const N: usize>(head: &str, tail: &str, rows: Vec<[Value; N]>) -> Vec<(String, Vec<Value>)> {
+    let places = format!("({})", ["?"; N].join(","));
+    let mut statements = vec![];
+    let mut rows = rows.into_iter().peekable();
+    while rows.peek().is_some() {
+        let values: Vec<Value> = rows.by_ref().take(ROWS).flatten().collect();
+        let sql = format!("{head} VALUES {} {tail}", vec![places.as_str(); values.len() / N].join(","));
+        statements.push((sql, values));
+    }
+    statements
 }
 
 /// The first row of a query, if there is one.
