@@ -204,9 +204,7 @@ impl Judgement {
             && self.obsolete.is_empty()
             && self.entitlements.iter().all(|e| facts.decided.get(&e.meter).is_some_and(|was| was.same_except_time(e)))
     }
-}
 
-impl Judgement {
     /// True when it differs from what is stored in more than time alone explains. While uses run,
     /// usage and what follows from it differ at each second; when they end, the customer is due.
     /// The count of TURN credentials is stored now and then.
@@ -236,7 +234,6 @@ pub(super) fn judge(
     inputs: &RunInputs,
 ) -> Result<Option<Judgement>, BooksError> {
     let Some(mut judgement) = judge_with(customer, facts, &facts.measured, inputs) else { return Ok(None) };
-    judgement.due_at = facts.next_bound;
     if let Some(open) = facts.open.as_ref().filter(|open| open.runs()) {
         // when a use ends, what is stored becomes exact again
         let now = inputs.now.as_second();
@@ -305,7 +302,7 @@ fn judge_with(customer: &str, facts: &CustomerFacts, measured: &MeasuredAdds, in
         obsolete: facts.decided.keys().filter(|m| !meters.contains(&m.as_str())).cloned().collect(),
         plan_is_unknown: plan.is_none(),
         other_currency: case.budget_in_other_currency,
-        due_at: 0,
+        due_at: facts.next_bound,
     })
 }
 

@@ -11,26 +11,16 @@ use testkit::hrana::HranaServer;
 
 use crate::contract::{Backend, Row, text, written};
 use crate::notifications::{Receiver, SECRET};
-use crate::support::Workspace;
 use crate::support::served::Served;
 use crate::support::test_store::TestStore;
+use crate::support::{Workspace, yearly};
 
 /// Longer than any run takes on a busy machine; what passes in seconds is in benches/reach.rs.
 const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Ticks of the schedule are a year apart, but for the first ones.
 fn place(more: &str) -> Workspace {
-    let yearly = [
-        "roll_periods",
-        "enforce_budgets",
-        "roll_counters",
-        "fold_measurements",
-        "verify_books",
-        "deliver_notifications",
-    ];
-    let yearly = yearly.map(|kind| format!("{kind} = [\"0 0 1 1 *\"]\n")).concat();
-    let never = ["sync_stripe", "push_stripe", "reconcile_stripe"].map(|kind| format!("{kind} = []\n")).concat();
-    Workspace::with(&format!("{more}[schedule]\n{yearly}{never}"))
+    Workspace::with(&format!("{more}{}", yearly()))
 }
 
 const CHIME: &str = "INSERT INTO plan_meters (plan, effective_from, meter, included, price, report) \

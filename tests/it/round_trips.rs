@@ -12,9 +12,9 @@ use testkit::hrana::HranaServer;
 use testkit::usage::bookings;
 
 use crate::billing_books::StripeOnStore;
-use crate::support::Workspace;
 use crate::support::served::Served;
 use crate::support::test_store::TestStore;
+use crate::support::{Workspace, yearly};
 
 const INSERT: &str = "INSERT INTO settings (name, value) VALUES (?1, 'x')";
 const COUNT: &str = "SELECT count(*) FROM settings WHERE value = 'x'";
@@ -312,17 +312,7 @@ async fn a_run_in_which_nobody_is_due_costs_next_to_nothing() {
 /// A look each 4.5 s and a heartbeat each 30 s are 22,080 requests a day.
 #[test]
 fn an_idle_worker_makes_few_requests() {
-    let yearly = [
-        "roll_periods",
-        "enforce_budgets",
-        "roll_counters",
-        "fold_measurements",
-        "verify_books",
-        "deliver_notifications",
-    ];
-    let never = ["sync_stripe", "push_stripe", "reconcile_stripe"].map(|kind| format!("{kind} = []\n")).concat();
-    let yearly = yearly.map(|kind| format!("{kind} = [\"0 0 1 1 *\"]\n")).concat();
-    let place = Workspace::with(&format!("[schedule]\n{yearly}{never}"));
+    let place = Workspace::with(&yearly());
     let server = HranaServer::start(&place.path("served.db"));
     let url = server.url();
     let worker = Served::start(place.folder.path(), "", &[("METER_DATABASE__URL", &url)]);

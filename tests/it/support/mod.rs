@@ -20,6 +20,21 @@ use testkit::suite_database::SuiteServer;
 /// Servers in front of the books of workspaces, by folder. See `testkit::suite_database`.
 static SERVERS: Mutex<BTreeMap<PathBuf, SuiteServer>> = Mutex::new(BTreeMap::new());
 
+/// A schedule that does nothing by itself for most of a year: what is due runs anyway.
+pub fn yearly() -> String {
+    let kinds = [
+        "roll_periods",
+        "enforce_budgets",
+        "roll_counters",
+        "fold_measurements",
+        "verify_books",
+        "deliver_notifications",
+    ];
+    let yearly = kinds.map(|kind| format!("{kind} = [\"0 0 1 1 *\"]\n")).concat();
+    let never = ["sync_stripe", "push_stripe", "reconcile_stripe"].map(|kind| format!("{kind} = []\n")).concat();
+    format!("[schedule]\n{yearly}{never}")
+}
+
 /// The binary under test, with an environment of its own.
 pub fn meter(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_meter"));
