@@ -99,6 +99,7 @@ fn context(books: Database, url: &str) -> Context {
     Context {
         books,
         exports: Arc::new(BTreeMap::new()),
+        shared_buckets: Arc::default(),
         read_settings: ReadSettings::new(rules),
         enforcement: Arc::new(EnforcementSettings::default()),
         measuring: Arc::default(),

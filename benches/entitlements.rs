@@ -52,6 +52,7 @@ fn context(books: Database) -> Context {
     Context {
         books,
         exports: Arc::new(BTreeMap::new()),
+        shared_buckets: Arc::default(),
         read_settings,
         enforcement,
         measuring: Arc::new(MeasuringSettings {

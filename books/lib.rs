@@ -1,9 +1,9 @@
 //! The books: the durable truth of `meter`, and the only place that knows its SQL.
 //!
 //! One folder for each domain, each imports only those before it: [`units`] (exact numbers and
-//! days), [`store`] (the connection, transactions, migrations), [`measured`], [`limits`],
-//! [`customers`], [`usage`], [`stripe`], [`audit`]. Each `mod.rs` says what its domain owns, what
-//! it does not own, and what is always true of it.
+//! days), [`store`] (the connection, transactions, migrations), [`measured`], [`shared_bucket`],
+//! [`limits`], [`customers`], [`usage`], [`stripe`], [`audit`]. Each `mod.rs` says what its domain
+//! owns, what it does not own, and what is always true of it.
 //!
 //! Books know no job and no clock: `now` is an argument.
 
@@ -11,6 +11,7 @@ pub mod audit;
 pub mod customers;
 pub mod limits;
 pub mod measured;
+pub mod shared_bucket;
 pub mod store;
 pub mod stripe;
 pub mod units;

@@ -13,6 +13,7 @@ use reqwest::{Client, Url};
 use serde::{Deserialize, Serialize};
 use standardwebhooks::Webhook;
 
+use crate::shared_bucket::customer::CustomerRule;
 use crate::source::Source;
 use crate::stripe::BillingSettings;
 use books::Database;
@@ -28,6 +29,8 @@ pub struct Context {
     pub books: Database,
     /// The sources of bills, by name.
     pub exports: Arc<BTreeMap<String, Export>>,
+    /// Buckets that all customers share, by name.
+    pub shared_buckets: Arc<BTreeMap<String, SharedBucket>>,
     pub read_settings: ReadSettings,
     pub enforcement: Arc<EnforcementSettings>,
     pub measuring: Arc<MeasuringSettings>,
@@ -46,6 +49,31 @@ pub struct Export {
     pub prefix: String,
     /// Its kind; none = `ingest_cur` finds out.
     pub format: Option<Format>,
+}
+
+/// A bucket with the files of all customers, and where S3 reports about it.
+#[derive(Clone, Debug)]
+pub struct SharedBucket {
+    /// As the bill names it.
+    pub name: String,
+    pub customers: CustomerRule,
+    /// Days of the lifecycle rule by which every object ends; none = objects live on.
+    pub expire_days: Option<u16>,
+    /// S3 Inventory: the folder of the configuration's id.
+    pub inventory: Option<ReportPlace>,
+    /// S3 server access logs.
+    pub access_logs: Option<ReportPlace>,
+    /// A day of the logs is read when no new file of it has come for so many hours.
+    pub quiet_hours: u16,
+}
+
+/// Where reports of S3 lie.
+#[derive(Clone, Debug)]
+pub struct ReportPlace {
+    pub source: Arc<dyn Source>,
+    /// What their keys begin with; may be empty. It ends with `/` for Inventory; that of logs need
+    /// not, because S3 puts the time right behind it.
+    pub prefix: String,
 }
 
 /// How bills are read.

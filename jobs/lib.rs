@@ -35,6 +35,7 @@ pub mod restore;
 pub mod roll_counters;
 pub mod roll_periods;
 mod s3_error;
+pub mod shared_bucket;
 pub mod source;
 pub mod stripe;
 pub mod sync_stripe;

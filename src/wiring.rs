@@ -230,6 +230,7 @@ pub async fn context(config: &Config, books: Database) -> anyhow::Result<Context
     Ok(Context {
         books,
         exports: Arc::new(exports(config).await?),
+        shared_buckets: Arc::default(),
         read_settings: read_settings(config)?,
         enforcement: Arc::new(config.enforce.policy()),
         measuring: Arc::new(config.measuring()),
@@ -249,6 +250,7 @@ pub fn context_without_sources(config: &Config, books: Database) -> anyhow::Resu
     Ok(Context {
         books,
         exports: Arc::new(config.exports.iter().map(export).collect()),
+        shared_buckets: Arc::default(),
         read_settings: read_settings(config)?,
         enforcement: Arc::new(config.enforce.policy()),
         measuring: Arc::new(config.measuring()),

@@ -70,6 +70,7 @@ const MIGRATIONS: &[Migration] = migrations![
     36 "0036_measured_usage_in_decisions",
     37 "0037_enforcement_due",
     38 "0038_measured_accuracy",
+    39 "0039_shared_buckets",
 ];
 
 /// The schema version that this build works with.

@@ -131,6 +131,7 @@ fn context(books: Database, billing: BillingSettings) -> Context {
     Context {
         books,
         exports: Arc::new(BTreeMap::new()),
+        shared_buckets: Arc::default(),
         read_settings: ReadSettings::new(books::usage::meter::Rules {
             tag_keys: vec!["customer".into()],
             meters: vec![],

@@ -298,6 +298,7 @@ impl TestStore {
         Context {
             books: self.books().await,
             exports: Arc::new(BTreeMap::new()),
+            shared_buckets: Arc::default(),
             read_settings,
             enforcement,
             measuring: Arc::default(),

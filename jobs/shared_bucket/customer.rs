@@ -1,0 +1,233 @@
+//! Whose an object or a request in a shared bucket is.
+//!
+//! A customer is named by the object's key, by a parameter of the request, or by both. What names
+//! nobody, or two, or somebody in a form that is no id of a customer, is nobody's: a guess would be
+//! on somebody's invoice. Ids are compared byte by byte. Nothing is normalised, because S3 does
+//! not: `c/../x` is a key like any other.
+//!
+//! Regular expressions are those of the crate `regex`, which takes time linear in the key. What it
+//! makes of a pattern is limited, so that the factor stays small.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+
+use books::units::form::{CUSTOMER_ID, is_name};
+use regex::{Regex, RegexBuilder};
+
+/// The group that is the customer, and its place in the beginning of a key.
+const GROUP: &str = "customer";
+const PLACE: &str = "{customer}";
+/// Longest pattern, in bytes; S3's keys have as many.
+const PATTERN_BYTES: usize = 1024;
+/// Bytes of a compiled pattern.
+const COMPILED_BYTES: usize = 256 << 10;
+/// Groups inside each other.
+const DEPTH: u32 = 32;
+/// Longest name of a parameter.
+const PARAMETER_BYTES: usize = 64;
+
+/// How keys and requests of a bucket name a customer.
+#[derive(Clone, Debug)]
+pub struct CustomerRule {
+    key: Option<Regex>,
+    parameter: Option<String>,
+}
+
+/// Who an object or a request belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owner<'a> {
+    Customer(Cow<'a, str>),
+    Nobody,
+    /// Two customers are named; it is nobody's.
+    Contradiction,
+    /// What names the customer is no id of one, or is not encoded rightly; it is nobody's.
+    Unusable,
+}
+
+impl CustomerRule {
+    /// A rule of what [`key_beginning`] or [`key_pattern`] made, and of a parameter that
+    /// [`parameter_fault`] accepts.
+    pub fn new(key: Option<Regex>, parameter: Option<String>) -> Self {
+        Self { key, parameter }
+    }
+
+    /// The customer that an object's key names. The key is as S3 has it: not encoded.
+    pub fn of_key<'a>(&self, key: &'a str) -> Option<&'a str> {
+        match self.named_by_key(key) {
+            Owner::Customer(Cow::Borrowed(customer)) => Some(customer),
+            _ => None,
+        }
+    }
+
+    /// The customer that a request names. The key is as S3 has it, not encoded; empty for a request
+    /// without one. The URI is as the log has it: `GET /key?x-cc=acme HTTP/1.1`.
+    ///
+    /// How often a log has encoded a key depends on the operation: mostly twice, and once in
+    /// `BATCH.DELETE.OBJECT` and `S3.EXPIRE.OBJECT`
+    /// (<https://engineeringblog.yelp.com/2025/09/s3-server-access-logs-at-scale.html>).
+    pub fn of_request<'a>(&self, key: &'a str, uri: &'a str) -> Owner<'a> {
+        match (self.named_by_key(key), self.named_by_parameter(uri)) {
+            (Owner::Unusable, _) | (_, Owner::Unusable) => Owner::Unusable,
+            (Owner::Nobody, other) | (other, Owner::Nobody) => other,
+            (one, other) if one == other => one,
+            _ => Owner::Contradiction,
+        }
+    }
+
+    /// The rule as a text, for the digest of what is read by it.
+    pub fn digest_text(&self) -> String {
+        format!("key {:?}, parameter {:?}", self.key.as_ref().map(Regex::as_str), self.parameter)
+    }
+
+    fn named_by_key<'a>(&self, key: &'a str) -> Owner<'a> {
+        let captures = self.key.as_ref().and_then(|pattern| pattern.captures(key));
+        match captures.and_then(|found| found.name(GROUP)) {
+            Some(customer) => named(Cow::Borrowed(customer.as_str())),
+            None => Owner::Nobody,
+        }
+    }
+
+    fn named_by_parameter<'a>(&self, uri: &'a str) -> Owner<'a> {
+        let (Some(parameter), Some((_, query))) = (&self.parameter, uri.split_once('?')) else {
+            return Owner::Nobody;
+        };
+        // a blank ends the address; only the protocol's version may follow
+        let (query, version) = query.split_once(' ').unwrap_or((query, "HTTP/"));
+        let mut found = Owner::Nobody;
+        for part in query.split('&') {
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            if percent_decoded(name).as_deref() != Some(parameter) {
+                continue;
+            }
+            let is_written_rightly = value.bytes().all(is_of_query) && version.starts_with("HTTP/");
+            let owner = match percent_decoded(value).filter(|_| is_written_rightly) {
+                Some(customer) => named(customer),
+                None => Owner::Unusable,
+            };
+            found = match (found, owner) {
+                (Owner::Unusable, _) | (_, Owner::Unusable) => Owner::Unusable,
+                (Owner::Nobody, owner) => owner,
+                (found, owner) if found == owner => found,
+                _ => Owner::Contradiction,
+            };
+        }
+        found
+    }
+}
+
+fn named(customer: Cow<'_, str>) -> Owner<'_> {
+    if is_name(&customer, CUSTOMER_ID) { Owner::Customer(customer) } else { Owner::Unusable }
+}
+
+/// Whether the query of an address may contain the byte
+/// (<https://www.rfc-editor.org/rfc/rfc3986#section-3.4>).
+fn is_of_query(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?%".contains(&byte)
+}
+
+/// A text without its percent-encoding, decoded once
+/// (<https://www.rfc-editor.org/rfc/rfc3986#section-2.1>): `+` is a plus sign. None when a percent
+/// sign has not two hexadecimal digits behind it, or the result is not UTF-8.
+pub fn percent_decoded(text: &str) -> Option<Cow<'_, str>> {
+    let Some(first) = memchr::memchr(b'%', text.as_bytes()) else { return Some(Cow::Borrowed(text)) };
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let mut bytes = text.bytes();
+    let mut decoded: Vec<u8> = bytes.by_ref().take(first).collect();
+    while let Some(byte) = bytes.next() {
+        decoded.push(match byte {
+            b'%' => 16 * bytes.next().and_then(digit)? + bytes.next().and_then(digit)?,
+            byte => byte,
+        });
+    }
+    String::from_utf8(decoded).ok().map(Cow::Owned)
+}
+
+/// The pattern of a beginning of keys, like `c/{customer}/`: `{customer}` is what stands there up
+/// to the next `/` or the end, and `*` is any one part between two `/`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn key_beginning(text: &str) -> Result<Regex, String> {
+    if text.matches(PLACE).count() != 1 {
+        return Err(format!("it must contain `{PLACE}` once, as in `c/{PLACE}/`"));
+    }
+    if text.replacen(PLACE, "", 1).contains(['{', '}', '…']) {
+        return Err(format!(
+            "`{{`, `}}` and `…` stand for nothing here but in `{PLACE}`; write only how keys begin, or a regular \
+             expression as `customer_pattern`"
+        ));
+    }
+    let mut pattern = String::new();
+    for (at, part) in text.split('/').enumerate() {
+        if at > 0 {
+            pattern.push('/');
+        }
+        match part.split_once(PLACE) {
+            _ if part == "*" => pattern.push_str("[^/]*"),
+            _ if part.contains('*') => {
+                return Err(format!("`*` is a whole part between two `/`, and `{part}` is more than that"));
+            }
+            Some((before, "")) => {
+                // writing to a String cannot fail
+                let _written = write!(pattern, "{}(?P<{GROUP}>[^/]+)", regex::escape(before));
+            }
+            Some((_, after)) => {
+                return Err(format!(
+                    "`{after}` follows `{PLACE}`, and it can be part of an id; only `/` or nothing may follow. A \
+                     regular expression as `customer_pattern` can say more"
+                ));
+            }
+            None => pattern.push_str(&regex::escape(part)),
+        }
+    }
+    compiled(&format!(r"\A{pattern}"))
+}
+
+/// A regular expression that fits whole keys. Its group `customer` is the customer; `.` is any
+/// character, also the end of a line.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn key_pattern(text: &str) -> Result<Regex, String> {
+    if text.len() > PATTERN_BYTES {
+        return Err(format!("it has {} bytes; at most {PATTERN_BYTES} are allowed", text.len()));
+    }
+    // on its own first: `a)|(b` is no pattern, and would become one in a group
+    let alone = compiled(text)?;
+    if !alone.capture_names().flatten().any(|name| name == GROUP) {
+        return Err(format!("it has no group named `{GROUP}`; write `(?<{GROUP}>[^/]+)` where a key has the customer"));
+    }
+    compiled(&format!(r"\A(?:{text})\z"))
+}
+
+fn compiled(pattern: &str) -> Result<Regex, String> {
+    let mut builder = RegexBuilder::new(pattern);
+    builder.dot_matches_new_line(true).size_limit(COMPILED_BYTES).nest_limit(DEPTH);
+    builder.build().map_err(|error| match error {
+        regex::Error::CompiledTooBig(_) => {
+            "it is too large: write `+` in place of large counts, and `[a-z0-9]` in place of `\\w`".to_owned()
+        }
+        error => {
+            let text = error.to_string();
+            let why = text.lines().last().unwrap_or_default();
+            format!("it is no regular expression: {}", why.strip_prefix("error: ").unwrap_or(why))
+        }
+    })
+}
+
+/// What is wrong with the name of a parameter: S3 takes part only in those that do not begin with
+/// `x-`, and in `x-amz-…`
+/// (<https://docs.aws.amazon.com/AmazonS3/latest/userguide/LogFormat.html#LogFormatCustom>).
+pub fn parameter_fault(name: &str) -> Option<String> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    if !name.starts_with("x-") || name.len() < 3 || name.to_ascii_lowercase().starts_with("x-amz-") {
+        return Some(
+            "S3 ignores only parameters that begin with `x-`, and not with `x-amz-`: take a name like `x-cc`".into(),
+        );
+    }
+    (name.len() > PARAMETER_BYTES || !name.bytes().all(is_plain))
+        .then(|| format!("it has 1 to {PARAMETER_BYTES} letters, digits, `-`, `.`, `_` and `~`"))
+}
+
+#[cfg(test)]
+mod tests;
