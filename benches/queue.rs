@@ -79,6 +79,7 @@ async fn worker(file: &Path, synchronous: &str, slots: usize) -> (Queue, Worker)
     let context = Context {
         books: open(file, synchronous).await,
         exports,
+        shared_buckets: Arc::default(),
         read_settings,
         enforcement,
         measuring: Arc::default(),

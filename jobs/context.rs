@@ -71,8 +71,7 @@ pub struct SharedBucket {
 #[derive(Clone, Debug)]
 pub struct ReportPlace {
     pub source: Arc<dyn Source>,
-    /// What their keys begin with; may be empty. It ends with `/` for Inventory; that of logs need
-    /// not, because S3 puts the time right behind it.
+    /// Prefix below which they lie; empty or ending with `/`.
     pub prefix: String,
 }
 

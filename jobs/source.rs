@@ -28,7 +28,7 @@ pub enum SourceError {
     #[error("{0} changed while it was read")]
     Changed(String),
     /// The configured bucket or folder does not exist.
-    #[error("{0}: there is no such {1}; check the export's location")]
+    #[error("{0}: there is no such {1}; check the location in the configuration")]
     NoPlace(String, &'static str),
     /// The credentials lack a permission.
     #[error("{0}: access denied ({1}); check the credentials and their s3:ListBucket and s3:GetObject")]

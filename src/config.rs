@@ -12,6 +12,7 @@ mod measure;
 mod queue;
 mod raw;
 mod secret;
+mod shared_buckets;
 mod stripe;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,6 +36,7 @@ pub use self::queue::{QueueConfig, ScheduleConfig, cron};
 pub use self::raw::{ConfigError, DEFAULT_FILE};
 use self::raw::{Raw, SecretKey, Step};
 pub use self::secret::Secret;
+pub use self::shared_buckets::{ReportConfig, SharedBucketConfig};
 pub use self::stripe::{StripeConfig, StripeMeterConfig};
 
 /// The key of the customer tag, when none is configured.
@@ -76,6 +78,8 @@ pub struct Config {
     pub enforce: EnforceConfig,
     /// What the web backend measures.
     pub measure: MeasureConfig,
+    /// Buckets that all customers share.
+    pub shared_buckets: Vec<SharedBucketConfig>,
     /// Notifications to the web backend.
     pub notifications: NotificationsConfig,
     pub stripe: StripeConfig,
@@ -204,6 +208,9 @@ fn is_plain_address(text: &str) -> bool {
     })
 }
 
+const ADDRESS_FAULT: &str = "it is no address of a server; write https://host or https://host:port, without a user, a \
+                             password or a query. Keys come from the environment (AWS_ACCESS_KEY_ID …)";
+
 fn default_payer() -> String {
     "default".into()
 }
@@ -266,6 +273,7 @@ impl Default for Config {
             read: ReadConfig::default(),
             enforce: EnforceConfig::default(),
             measure: MeasureConfig::default(),
+            shared_buckets: vec![],
             notifications: NotificationsConfig::default(),
             stripe: StripeConfig::default(),
             queue: QueueConfig::default(),
@@ -348,9 +356,7 @@ impl Config {
                 fault("location", why);
             }
             if export.endpoint.as_deref().is_some_and(|endpoint| !is_plain_address(endpoint)) {
-                let why = "it is no address of a server; write https://host or https://host:port, without a user, a \
-                           password or a query. Keys come from the environment (AWS_ACCESS_KEY_ID …)";
-                fault("endpoint", why.to_owned());
+                fault("endpoint", ADDRESS_FAULT.to_owned());
             }
         }
         let billable: BTreeSet<&str> = self.meters.iter().map(|m| m.name.as_str()).collect();
@@ -362,6 +368,7 @@ impl Config {
             schedule,
             self.enforce.faults(),
             self.measure.faults(),
+            self.shared_bucket_faults(),
             self.notifications.faults(),
             stripe,
             http,

@@ -1,32 +1,29 @@
 //! The composition root: makes database, buckets and the context of jobs from the configuration.
 
+mod sources;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::bail;
-use aws_config::timeout::TimeoutConfig;
-use aws_config::{BehaviorVersion, Region};
-use aws_smithy_http_client::Builder;
-use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use books::Database;
 use books::store::database::REMOTE_WAIT;
-use books::store::remote::http::{self, HttpClient};
+use books::store::remote::http::HttpClient;
 use jiff::Timestamp;
 use jobs::context::{Context, Export, Progress, ReadSettings, WebhookTarget};
 use jobs::deliver_notifications;
-use jobs::source::{Access, Bucket, Folder, Source};
+use jobs::source::{Folder, Source};
 use jobs::stripe::transport::Transport;
 use jobs::stripe::{BillingSettings, Mapping, StripeAccount, StripeMode};
 
-use crate::config::{Config, ExportConfig, Location, StripeConfig, StripeMeterConfig};
+pub use self::sources::exports;
+use self::sources::shared_buckets;
+use crate::config::{Config, ExportConfig, StripeConfig, StripeMeterConfig};
 use crate::queue::{Clock, Queue};
 use crate::tls::client_config;
 
-/// A request to S3 without progress for this time is retried.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const DATABASE_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A command waits this long for its last statement, which only counts.
 const LAST_WAIT: Duration = Duration::from_secs(3);
@@ -171,51 +168,6 @@ pub async fn keep_row_counts(config: &Config) {
     }
 }
 
-/// The configured exports. Only the credential chain uses the network here.
-pub async fn exports(config: &Config) -> anyhow::Result<BTreeMap<String, Export>> {
-    let mut found = BTreeMap::new();
-    for export in &config.exports {
-        let location = Location::parse(&export.location).map_err(anyhow::Error::msg)?;
-        let (source, prefix): (Arc<dyn Source>, String) = match location {
-            Location::Folder(path) => (Arc::new(Folder::new(path)), String::new()),
-            Location::Bucket(bucket, prefix) => (Arc::new(s3_bucket(export, bucket).await), prefix),
-        };
-        let format = export.format.format();
-        found.insert(export.name.clone(), Export { payer: export.payer.clone(), source, prefix, format });
-    }
-    Ok(found)
-}
-
-async fn s3_bucket(export: &ExportConfig, bucket: String) -> Bucket {
-    let http = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
-    let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(READ_TIMEOUT).build();
-    let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http).timeout_config(timeouts);
-    if let Some(region) = &export.region {
-        loader = loader.region(Region::new(region.clone()));
-    }
-    let shared = loader.load().await;
-    let region = shared.region().cloned().unwrap_or(Region::from_static("us-east-1"));
-    let mut s3 = aws_sdk_s3::config::Builder::from(&shared).region(region.clone());
-    if let Some(endpoint) = &export.endpoint {
-        // other servers than AWS rarely support bucket names as host names
-        s3 = s3.endpoint_url(endpoint).force_path_style(true);
-    }
-    let client = aws_sdk_s3::Client::from_conf(s3.build());
-    Bucket::new(client, bucket, access(export, shared.endpoint_url(), region.as_ref()))
-}
-
-/// What messages say about the way to a bucket; `elsewhere` is an endpoint of AWS's own settings.
-fn access(export: &ExportConfig, elsewhere: Option<&str>, region: &str) -> Access {
-    let of_export = |key: &str| format!("`{key}` of the export `{}`", export.name);
-    let origin = |url: &str| reqwest::Url::parse(url).map_or("its address".to_owned(), |url| http::origin(&url));
-    let (address, address_setting) = match (&export.endpoint, elsewhere) {
-        (Some(endpoint), _) => (origin(endpoint), of_export("endpoint")),
-        (None, Some(endpoint)) => (origin(endpoint), "AWS_ENDPOINT_URL".to_owned()),
-        (None, None) => (format!("https://s3.{region}.amazonaws.com"), of_export("region")),
-    };
-    Access { address, region: region.to_owned(), address_setting, region_setting: of_export("region") }
-}
-
 /// The settings for reading bills.
 pub fn read_settings(config: &Config) -> anyhow::Result<ReadSettings> {
     Ok(ReadSettings {
@@ -230,7 +182,7 @@ pub async fn context(config: &Config, books: Database) -> anyhow::Result<Context
     Ok(Context {
         books,
         exports: Arc::new(exports(config).await?),
-        shared_buckets: Arc::default(),
+        shared_buckets: Arc::new(shared_buckets(config).await?),
         read_settings: read_settings(config)?,
         enforcement: Arc::new(config.enforce.policy()),
         measuring: Arc::new(config.measuring()),
@@ -240,7 +192,7 @@ pub async fn context(config: &Config, books: Database) -> anyhow::Result<Context
 }
 
 /// A context for what only looks at the books: exports have their payers, and an empty folder
-/// instead of their place.
+/// instead of their place. There are no shared buckets.
 pub fn context_without_sources(config: &Config, books: Database) -> anyhow::Result<Context> {
     let export = |export: &ExportConfig| {
         let source: Arc<dyn Source> = Arc::new(Folder::new(PathBuf::new()));

@@ -97,6 +97,7 @@ impl IngestFixture {
         let context = Context {
             books,
             exports,
+            shared_buckets: Arc::default(),
             read_settings: read_settings(rules),
             enforcement,
             measuring: Arc::default(),

@@ -23,7 +23,11 @@ pub(crate) async fn run(action: Action, config: Result<Config, ConfigError>, now
     match action {
         Action::Check => {
             let (exports, meters) = (config.exports.len(), config.meters.len());
-            print::out(&format!("the configuration is sound: {exports} export(s), {meters} meter(s)"));
+            let shared = match config.shared_buckets.len() {
+                0 => String::new(),
+                shared => format!(", {shared} shared bucket(s)"),
+            };
+            print::out(&format!("the configuration is sound: {exports} export(s), {meters} meter(s){shared}"));
             if exports == 0 {
                 print::out("note: no export is configured, so there is nothing to ingest");
             }

@@ -31,6 +31,7 @@ mod restore;
 mod run;
 mod schedule;
 mod select;
+mod shared;
 mod status;
 mod stripe;
 mod submit;
@@ -100,6 +101,9 @@ enum Command {
     /// Compare what the web backend measured with what AWS billed, on settled days; the exit code
     /// is 3 when they differ
     Accuracy(accuracy::Args),
+    /// Show who used the buckets that all customers share, by day, as S3's own reports tell it.
+    /// Nothing is billed by it
+    Shared(shared::Args),
     /// List the versions of bills that were booked or put on hold
     Versions(versions::Args),
     /// Read the newest bill with the configured rules, and list every kind of line of the watched
@@ -231,6 +235,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
             Command::Usage(args) => usage::run(args, &config, now).await,
             Command::Measured(args) => measured::run(args, &config, now).await,
             Command::Accuracy(args) => accuracy::run(args, &config, now).await,
+            Command::Shared(args) => shared::run(args, &config, now).await,
             Command::Versions(args) => versions::run(args, &config).await,
             Command::Discover(args) => discover::run(args, &config, now).await,
             Command::Verify(args) => verify::run(args, &config).await,

@@ -8,7 +8,7 @@ use books::units::calendar::Day;
 use books::units::quantity::Quantity;
 use rust_decimal::Decimal;
 
-use super::{customer, out, quantity, several, table};
+use super::{customer, out, rounded, several, table};
 
 /// Columns of a terminal.
 const WIDTH: usize = 80;
@@ -17,20 +17,13 @@ const DECIMALS: u32 = 3;
 
 type Units = BTreeMap<String, String>;
 
-/// A quantity, rounded so that two of them fit beside each other.
-fn rounded(q: Quantity) -> String {
-    let step = 10_i128.pow(books::units::quantity::DECIMALS - DECIMALS);
-    let (steps, _) = books::units::quantity::divide_half_even(q.scaled(), step);
-    quantity(Quantity::from_scaled(steps * step))
-}
-
 /// Measured as a share of billed: `99.6 %`.
 fn share(usage: TwoWitnesses) -> String {
     usage.ratio().map_or("-".into(), |ratio| format!("{} %", (ratio * Decimal::ONE_HUNDRED).round_dp(1).normalize()))
 }
 
 fn amounts(usage: TwoWitnesses) -> [String; 3] {
-    [rounded(usage.measured), rounded(usage.billed), share(usage)]
+    [rounded(usage.measured, DECIMALS), rounded(usage.billed, DECIMALS), share(usage)]
 }
 
 fn unit<'a>(units: &'a Units, meter: &str) -> &'a str {

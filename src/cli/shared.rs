@@ -1,0 +1,135 @@
+//! `meter shared`: who used the buckets that all customers share, as S3's own reports tell it.
+
+use books::measured::accrual::Accrues;
+use books::shared_bucket::{DayCounts, Measure, ReportSource, StoredBucketDay, Weight};
+use books::units::calendar::Day;
+use books::units::quantity::Quantity;
+use clap::Args as ClapArgs;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::config::{Config, SharedBucketConfig};
+use crate::exit::{BadUsage, Exit};
+use crate::print::{self, shared as tables};
+use crate::wiring::{self, Open};
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Args {
+    /// Only this bucket
+    bucket: Option<String>,
+    /// The newest so many days that are over
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..=400))]
+    days: u16,
+    /// Print as JSON, with every customer
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is printed as JSON.
+#[derive(Debug, Serialize)]
+struct SharedBucketJson {
+    bucket: String,
+    from: Day,
+    to: Day,
+    days: Vec<DayJson>,
+}
+
+#[derive(Debug, Serialize)]
+struct DayJson {
+    day: Day,
+    source: ReportSource,
+    read_at: Timestamp,
+    #[serde(flatten)]
+    found: DayCounts,
+    weights: Vec<WeightJson>,
+}
+
+#[derive(Debug, Serialize)]
+struct WeightJson {
+    measure: Measure,
+    /// S3's storage class.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    class: String,
+    /// Empty for what is nobody's.
+    customer: String,
+    /// In the measure's smallest unit; a text, because it can have 39 digits.
+    amount: String,
+    /// The same in GB-months.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gb_months: Option<Quantity>,
+}
+
+impl WeightJson {
+    fn new(Weight { measure, class, customer, amount }: Weight, day: Day) -> Self {
+        let of_month = || Accrues::GbMonths.quantity(i128::try_from(amount).ok()?, day).ok();
+        let gb_months = (measure == Measure::ByteSeconds).then(of_month).flatten();
+        Self { measure, class, customer, amount: amount.to_string(), gb_months }
+    }
+}
+
+impl DayJson {
+    fn new(StoredBucketDay { day: of, read_at }: StoredBucketDay) -> Self {
+        let weights = of.weights.into_iter().map(|weight| WeightJson::new(weight, of.day)).collect();
+        Self { day: of.day, source: of.source, read_at, found: of.found, weights }
+    }
+}
+
+pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
+    let buckets = buckets(config, args.bucket.as_deref())?;
+    let (from, to) = newest(now, args.days);
+    let books = wiring::open_books(config, Open::EXISTING).await?;
+    let mut found = vec![];
+    for bucket in buckets {
+        found.push((bucket, books.bucket_weights(&bucket.name, from, to).await?));
+    }
+    if args.json {
+        let json = |(bucket, days): (&SharedBucketConfig, Vec<StoredBucketDay>)| SharedBucketJson {
+            bucket: bucket.name.clone(),
+            from,
+            to,
+            days: days.into_iter().map(DayJson::new).collect(),
+        };
+        print::json(&found.into_iter().map(json).collect::<Vec<_>>())?;
+        return Ok(Exit::Ok);
+    }
+    if found.is_empty() {
+        print::out("no bucket is shared: [[shared_buckets]] of the configuration names none (docs/shared-bucket.md)");
+    }
+    for (at, (bucket, days)) in found.iter().enumerate() {
+        if at > 0 {
+            print::out("");
+        }
+        print::out(&format!("{}, from {from} to {to}", bucket.name));
+        if days.is_empty() {
+            let names: Vec<&str> = bucket.reports().map(|(source, _)| source.name()).collect();
+            let what = names.join(" and ");
+            print::out(&format!("no day of it has been read yet: a worker reads {what} by its schedule"));
+            continue;
+        }
+        tables::read_days(days);
+        tables::customers(days);
+    }
+    Ok(Exit::Ok)
+}
+
+/// The buckets that are shown.
+fn buckets<'a>(config: &'a Config, only: Option<&str>) -> Result<Vec<&'a SharedBucketConfig>, BadUsage> {
+    let all = &config.shared_buckets;
+    let Some(only) = only else { return Ok(all.iter().collect()) };
+    match all.iter().find(|bucket| bucket.name == only) {
+        Some(bucket) => Ok(vec![bucket]),
+        None => {
+            let names: Vec<&str> = all.iter().map(|bucket| bucket.name.as_str()).collect();
+            let known =
+                if names.is_empty() { "none is configured".to_owned() } else { format!("there are: {}", names.join(", ")) };
+            Err(BadUsage(format!("there is no shared bucket `{only}`; {known} ([[shared_buckets]])")))
+        }
+    }
+}
+
+/// The first and the last of the newest days that are over.
+fn newest(now: Timestamp, days: u16) -> (Day, Day) {
+    let today = now.as_second().div_euclid(86_400);
+    let day = |back: i64| i32::try_from(today - back).ok().and_then(Day::from_epoch).unwrap_or(Day::EPOCH);
+    (day(i64::from(days)), day(1))
+}
