@@ -236,7 +236,7 @@ fn files_do_not_import_each_other_in_circles() {
 }
 
 /// Words of before the move, and what is said now.
-const OLD_WORDS: [(&str, &str); 47] = [
+const OLD_WORDS: [(&str, &str); 46] = [
     ("intent", "meter event"),
     ("intents", "meter events"),
     ("doubtful", "unconfirmed"),
@@ -271,7 +271,6 @@ const OLD_WORDS: [(&str, &str); 47] = [
     ("needs_a_person", "needs_attention"),
     ("AT_ONCE", "MAX_CONCURRENT"),
     ("ABOUT", "DESCRIPTION"),
-    ("quiet_hours", "settle_delay_hours"),
     ("fakestripe", "fake_stripe"),
     ("Doomed", "KillableWorker"),
     ("Shop", "BillingFixture"),

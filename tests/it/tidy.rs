@@ -53,6 +53,18 @@ const OPTIONAL: [&str; 19] = [
     "exports[].endpoint",
     "guard.day_change_percent",
     "notifications.url",
+    "shared_buckets[].name",
+    "shared_buckets[].customer_key",
+    "shared_buckets[].customer_pattern",
+    "shared_buckets[].customer_parameter",
+    "shared_buckets[].expire_days",
+    "shared_buckets[].quiet_hours",
+    "shared_buckets[].inventory.location",
+    "shared_buckets[].inventory.region",
+    "shared_buckets[].inventory.endpoint",
+    "shared_buckets[].access_logs.location",
+    "shared_buckets[].access_logs.region",
+    "shared_buckets[].access_logs.endpoint",
     "queue.max_concurrent",
     "stripe.meters.NAME",
     "stripe.meters.NAME.event_name",
@@ -258,7 +270,7 @@ fn commands(text: &str) -> Vec<String> {
     found
 }
 
-const PAGES_WITH_COMMANDS: [&str; 9] = [
+const PAGES_WITH_COMMANDS: [&str; 10] = [
     "README.md",
     "CONTRIBUTING.md",
     "dashboards/README.md",
@@ -266,6 +278,7 @@ const PAGES_WITH_COMMANDS: [&str; 9] = [
     "docs/deployment.md",
     "docs/getting-started.md",
     "docs/metrics.md",
+    "docs/shared-bucket.md",
     "docs/stripe.md",
     "docs/stripe-setup.md",
 ];
