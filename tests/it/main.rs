@@ -51,6 +51,7 @@ mod round_trips;
 mod s3;
 mod serve;
 mod settled;
+mod shared_bucket;
 mod slow_readers;
 mod stories;
 mod stripe_items;
