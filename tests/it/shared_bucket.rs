@@ -363,7 +363,7 @@ fn who_used_a_shared_bucket_is_shown_by_day() {
     let said = place.run("shared my-uploads").ends(0).says(&[
         "inventory      3  1,234,567        12      34           5    6",
         "bob",
-        "(10 other customers)",
+        "(12 other customers)",
         "(nobody)",
         "(all)",
         "1.500000",
