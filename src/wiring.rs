@@ -18,8 +18,7 @@ use jobs::source::{Folder, Source};
 use jobs::stripe::transport::Transport;
 use jobs::stripe::{BillingSettings, Mapping, StripeAccount, StripeMode};
 
-pub use self::sources::exports;
-use self::sources::shared_buckets;
+pub use self::sources::{exports, shared_buckets};
 use crate::config::{Config, ExportConfig, StripeConfig, StripeMeterConfig};
 use crate::queue::{Clock, Queue};
 use crate::tls::client_config;

@@ -1,5 +1,7 @@
 //! `meter doctor`: checks everything that a worker depends on, with a remedy for each problem.
 
+mod shared_buckets;
+
 use std::time::Duration;
 
 use books::audit::stats::{BillStats, TaggedLines};
@@ -86,6 +88,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let books = database(config, now, &mut checks).await;
     disk(config, &mut checks);
     bills(config, books.as_ref(), now, &mut checks).await;
+    shared_buckets::check(config, &mut checks).await;
     plans(books.as_ref(), now, &mut checks).await;
     stripe(config, books.as_ref(), now, &mut checks).await;
     match &config.notifications.url {
@@ -317,20 +320,28 @@ fn notes(bill: &BillStats, checks: &mut Checks) {
 /// What to do about an export that cannot be read.
 fn remedy(error: &ExportError) -> &'static str {
     match error {
-        ExportError::Source(SourceError::Denied(..) | SourceError::NoCredentials(..)) => {
-            "`aws sts get-caller-identity` on this machine says whose credentials are used"
-        }
-        ExportError::Source(SourceError::OtherRegion(..)) => "write that region into the configuration",
-        ExportError::Source(SourceError::NoAnswer(..) | SourceError::Unreachable(..)) => {
-            "see whether this machine reaches that address; a run tries again by itself"
-        }
-        ExportError::Source(SourceError::Forbidden(_)) => "let the user of the worker read it",
-        ExportError::Source(_) | ExportError::NotFound { .. } | ExportError::Several(..) => "check exports[].location",
+        ExportError::Source(error) => source_remedy(error).unwrap_or("check exports[].location"),
+        ExportError::NotFound { .. } | ExportError::Several(..) => "check exports[].location",
         ExportError::NoFiles(_) => "nothing; if it stays so for a day, look at the export in the Billing console",
         ExportError::DeliveryTime { .. } => "what the message says; the next delivery of AWS is read by itself",
         ExportError::Unreadable(..) | ExportError::Manifest(..) => {
             "check that exports[].location is the folder that AWS writes to, and not a copy of it"
         }
+    }
+}
+
+/// The remedy for a source that cannot be read; none when its location is to be checked.
+fn source_remedy(error: &SourceError) -> Option<&'static str> {
+    match error {
+        SourceError::Denied(..) | SourceError::NoCredentials(..) => {
+            Some("`aws sts get-caller-identity` on this machine says whose credentials are used")
+        }
+        SourceError::OtherRegion(..) => Some("write that region into the configuration"),
+        SourceError::NoAnswer(..) | SourceError::Unreachable(..) => {
+            Some("see whether this machine reaches that address; a run tries again by itself")
+        }
+        SourceError::Forbidden(_) => Some("let the user of the worker read it"),
+        SourceError::Missing(_) | SourceError::Changed(_) | SourceError::NoPlace(..) | SourceError::Key(..) => None,
     }
 }
 

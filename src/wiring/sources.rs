@@ -94,7 +94,7 @@ async fn report_place(report: &ReportConfig, of: String) -> anyhow::Result<Repor
 }
 
 /// The configured shared buckets. Only the credential chain uses the network here.
-pub(super) async fn shared_buckets(config: &Config) -> anyhow::Result<BTreeMap<String, SharedBucket>> {
+pub async fn shared_buckets(config: &Config) -> anyhow::Result<BTreeMap<String, SharedBucket>> {
     let mut found = BTreeMap::new();
     for bucket in &config.shared_buckets {
         let customers = bucket.customers().map_err(|(key, why)| anyhow::anyhow!("{key}: {why}"))?;

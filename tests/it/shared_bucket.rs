@@ -390,3 +390,19 @@ fn who_used_a_shared_bucket_is_shown_by_day() {
     place.execute(&format!("UPDATE bucket_weights SET amount = '{}' WHERE customer = 'bob'", u128::MAX));
     place.run("shared").ends(0).says(&["too large"]);
 }
+
+#[test]
+fn doctor_looks_for_the_reports() {
+    let place = Workspace::with(CONFIG);
+    place.run("migrate").ends(0);
+    let missing = "WRONG  inventory of my-uploads: reports/inventory: there is no such folder";
+    place.run("doctor").ends(1).says(&[missing, "-> check the location in [[shared_buckets]]"]);
+    std::fs::create_dir_all(place.path("reports/inventory/data")).unwrap();
+    std::fs::create_dir_all(place.path("reports/logs")).unwrap();
+    place.run("doctor").says(&["warn   inventory of my-uploads: none below", "warn   access_logs of my-uploads: none below"]);
+    for time in ["2026-11-27T01-00Z", "2026-11-28T01-00Z", "hive"] {
+        std::fs::create_dir_all(place.path("reports/inventory").join(time)).unwrap();
+    }
+    std::fs::write(place.path("reports/logs/2026-11-28-10-00-00-0123456789ABCDEF"), "").unwrap();
+    place.run("doctor").says(&["ok     inventory of my-uploads: the newest is of 2026-11-28T01-00Z", "there are some below"]);
+}
