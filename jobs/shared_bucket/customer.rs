@@ -9,7 +9,6 @@
 //! makes of a pattern is limited, so that the factor stays small.
 
 use std::borrow::Cow;
-use std::fmt::Write;
 
 use books::units::form::{CUSTOMER_ID, is_name};
 use regex::{Regex, RegexBuilder};
@@ -29,8 +28,56 @@ const PARAMETER_BYTES: usize = 64;
 /// How keys and requests of a bucket name a customer.
 #[derive(Clone, Debug)]
 pub struct CustomerRule {
-    key: Option<Regex>,
+    key: Option<KeyRule>,
     parameter: Option<String>,
+}
+
+/// How keys name a customer: what [`key_beginning`] or [`key_pattern`] makes.
+#[derive(Clone, Debug)]
+pub struct KeyRule(Form);
+
+#[derive(Clone, Debug)]
+enum Form {
+    /// What stands before, between and behind the `/` of the beginning of a key.
+    Beginning(Vec<Part>),
+    Pattern(Regex),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    Any,
+    /// The customer behind a text.
+    Customer(String),
+}
+
+impl KeyRule {
+    /// The text that stands for the customer.
+    fn find<'a>(&self, key: &'a str) -> Option<&'a str> {
+        match &self.0 {
+            Form::Beginning(parts) => find_at_beginning(parts, key),
+            Form::Pattern(pattern) => Some(pattern.captures(key)?.name(GROUP)?.as_str()),
+        }
+    }
+}
+
+fn find_at_beginning<'a>(parts: &[Part], key: &'a str) -> Option<&'a str> {
+    let mut found = None;
+    let mut texts = key.split('/');
+    for (at, part) in parts.iter().enumerate() {
+        let text = texts.next()?;
+        match part {
+            Part::Any => {}
+            // a key may go on behind the last part
+            Part::Text(expected) if at + 1 == parts.len() => text.strip_prefix(expected.as_str()).map(drop)?,
+            Part::Text(expected) => (text == expected).then_some(())?,
+            Part::Customer(before) => {
+                found = text.strip_prefix(before.as_str()).filter(|customer| !customer.is_empty());
+                found?;
+            }
+        }
+    }
+    found
 }
 
 /// Who an object or a request belongs to.
@@ -45,9 +92,8 @@ pub enum Owner<'a> {
 }
 
 impl CustomerRule {
-    /// A rule of what [`key_beginning`] or [`key_pattern`] made, and of a parameter that
-    /// [`parameter_fault`] accepts.
-    pub fn new(key: Option<Regex>, parameter: Option<String>) -> Self {
+    /// A rule of keys, and of a parameter that [`parameter_fault`] accepts.
+    pub fn new(key: Option<KeyRule>, parameter: Option<String>) -> Self {
         Self { key, parameter }
     }
 
@@ -76,13 +122,12 @@ impl CustomerRule {
 
     /// The rule as a text, for the digest of what is read by it.
     pub fn digest_text(&self) -> String {
-        format!("key {:?}, parameter {:?}", self.key.as_ref().map(Regex::as_str), self.parameter)
+        format!("{self:?}")
     }
 
     fn named_by_key<'a>(&self, key: &'a str) -> Owner<'a> {
-        let captures = self.key.as_ref().and_then(|pattern| pattern.captures(key));
-        match captures.and_then(|found| found.name(GROUP)) {
-            Some(customer) => named(Cow::Borrowed(customer.as_str())),
+        match self.key.as_ref().and_then(|rule| rule.find(key)) {
+            Some(customer) => named(Cow::Borrowed(customer)),
             None => Owner::Nobody,
         }
     }
@@ -142,12 +187,12 @@ pub fn percent_decoded(text: &str) -> Option<Cow<'_, str>> {
     String::from_utf8(decoded).ok().map(Cow::Owned)
 }
 
-/// The pattern of a beginning of keys, like `c/{customer}/`: `{customer}` is what stands there up
-/// to the next `/` or the end, and `*` is any one part between two `/`.
+/// A beginning of keys, like `c/{customer}/`: `{customer}` is what stands there up to the next `/`
+/// or the end, and `*` is any one part between two `/`.
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn key_beginning(text: &str) -> Result<Regex, String> {
+pub fn key_beginning(text: &str) -> Result<KeyRule, String> {
     if text.matches(PLACE).count() != 1 {
         return Err(format!("it must contain `{PLACE}` once, as in `c/{PLACE}/`"));
     }
@@ -157,30 +202,19 @@ pub fn key_beginning(text: &str) -> Result<Regex, String> {
              expression as `customer_pattern`"
         ));
     }
-    let mut pattern = String::new();
-    for (at, part) in text.split('/').enumerate() {
-        if at > 0 {
-            pattern.push('/');
+    let part = |part: &str| match part.split_once(PLACE) {
+        _ if part == "*" => Ok(Part::Any),
+        _ if part.contains('*') => {
+            Err(format!("`*` is a whole part between two `/`, and `{part}` is more than that"))
         }
-        match part.split_once(PLACE) {
-            _ if part == "*" => pattern.push_str("[^/]*"),
-            _ if part.contains('*') => {
-                return Err(format!("`*` is a whole part between two `/`, and `{part}` is more than that"));
-            }
-            Some((before, "")) => {
-                // writing to a String cannot fail
-                let _written = write!(pattern, "{}(?P<{GROUP}>[^/]+)", regex::escape(before));
-            }
-            Some((_, after)) => {
-                return Err(format!(
-                    "`{after}` follows `{PLACE}`, and it can be part of an id; only `/` or nothing may follow. A \
-                     regular expression as `customer_pattern` can say more"
-                ));
-            }
-            None => pattern.push_str(&regex::escape(part)),
-        }
-    }
-    compiled(&format!(r"\A{pattern}"))
+        Some((before, "")) => Ok(Part::Customer(before.to_owned())),
+        Some((_, after)) => Err(format!(
+            "`{after}` follows `{PLACE}`, and it can be part of an id; only `/` or nothing may follow. A regular \
+             expression as `customer_pattern` can say more"
+        )),
+        None => Ok(Part::Text(part.to_owned())),
+    };
+    Ok(KeyRule(Form::Beginning(text.split('/').map(part).collect::<Result<_, _>>()?)))
 }
 
 /// A regular expression that fits whole keys. Its group `customer` is the customer; `.` is any
@@ -188,7 +222,7 @@ pub fn key_beginning(text: &str) -> Result<Regex, String> {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn key_pattern(text: &str) -> Result<Regex, String> {
+pub fn key_pattern(text: &str) -> Result<KeyRule, String> {
     if text.len() > PATTERN_BYTES {
         return Err(format!("it has {} bytes; at most {PATTERN_BYTES} are allowed", text.len()));
     }
@@ -197,7 +231,7 @@ pub fn key_pattern(text: &str) -> Result<Regex, String> {
     if !alone.capture_names().flatten().any(|name| name == GROUP) {
         return Err(format!("it has no group named `{GROUP}`; write `(?<{GROUP}>[^/]+)` where a key has the customer"));
     }
-    compiled(&format!(r"\A(?:{text})\z"))
+    Ok(KeyRule(Form::Pattern(compiled(&format!(r"\A(?:{text})\z"))?)))
 }
 
 fn compiled(pattern: &str) -> Result<Regex, String> {

@@ -237,6 +237,18 @@ proptest! {
         prop_assert_eq!(percent_decoded(&twice).as_deref(), Some(&*once));
     }
 
+    /// A beginning finds what a regular expression of it finds.
+    #[test]
+    fn a_beginning_is_a_regular_expression(
+        before in "[ab]?/?", place in "[ab]{0,2}", after in "(/[ab]?)?(/\\*)?(/[ab]?)?", key in "[ab/.]{0,12}"
+    ) {
+        let text = format!("{before}{place}{{customer}}{after}");
+        let pattern = regex::escape(&text).replace("/\\*", "/[^/]*").replace(&regex::escape(PLACE), "(?<customer>[^/]+)");
+        let KeyRule(Form::Pattern(pattern)) = key_pattern(&format!("{pattern}.*")).unwrap() else { panic!("a pattern") };
+        let expected = pattern.captures(&key).map(|found| found.name(GROUP).unwrap().as_str());
+        prop_assert_eq!(key_beginning(&text).unwrap().find(&key), expected, "{}", text);
+    }
+
     #[test]
     fn any_key_and_any_request_have_an_answer(key in ".{0,60}", uri in ".{0,60}") {
         let rule = rule("c/{customer}/");
