@@ -71,8 +71,8 @@ fn counts(found: DayCounts) -> Result<[i64; 6], BooksError> {
     let DayCounts { files, counted, repeated, of_nobody, contradictions, bad_lines } = found;
     let mut stored = [0; 6];
     for (place, count) in stored.iter_mut().zip([files, counted, repeated, of_nobody, contradictions, bad_lines]) {
-        *place =
-            i64::try_from(count).map_err(|_| BooksError::Integrity(format!("{count} is no count of a bucket's day")))?;
+        *place = i64::try_from(count)
+            .map_err(|_| BooksError::Integrity(format!("{count} is no count of a bucket's day")))?;
     }
     Ok(stored)
 }

@@ -19,7 +19,7 @@ const PLACE: &str = "{customer}";
 /// Longest pattern, in bytes; S3's keys have as many.
 const PATTERN_BYTES: usize = 1024;
 /// Bytes of a compiled pattern.
-const COMPILED_BYTES: usize = 256 << 10;
+const COMPILED_BYTES: usize = 1 << 20;
 /// Groups inside each other.
 const DEPTH: u32 = 32;
 /// Longest name of a parameter.
@@ -204,9 +204,7 @@ pub fn key_beginning(text: &str) -> Result<KeyRule, String> {
     }
     let part = |part: &str| match part.split_once(PLACE) {
         _ if part == "*" => Ok(Part::Any),
-        _ if part.contains('*') => {
-            Err(format!("`*` is a whole part between two `/`, and `{part}` is more than that"))
-        }
+        _ if part.contains('*') => Err(format!("`*` is a whole part between two `/`, and `{part}` is more than that")),
         Some((before, "")) => Ok(Part::Customer(before.to_owned())),
         Some((_, after)) => Err(format!(
             "`{after}` follows `{PLACE}`, and it can be part of an id; only `/` or nothing may follow. A regular \

@@ -120,8 +120,11 @@ fn buckets<'a>(config: &'a Config, only: Option<&str>) -> Result<Vec<&'a SharedB
         Some(bucket) => Ok(vec![bucket]),
         None => {
             let names: Vec<&str> = all.iter().map(|bucket| bucket.name.as_str()).collect();
-            let known =
-                if names.is_empty() { "none is configured".to_owned() } else { format!("there are: {}", names.join(", ")) };
+            let known = if names.is_empty() {
+                "none is configured".to_owned()
+            } else {
+                format!("there are: {}", names.join(", "))
+            };
             Err(BadUsage(format!("there is no shared bucket `{only}`; {known} ([[shared_buckets]])")))
         }
     }

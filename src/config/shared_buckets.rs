@@ -102,7 +102,8 @@ impl SharedBucketConfig {
     fn faults(&self) -> Vec<(Vec<&'static str>, String)> {
         let mut faults = vec![];
         if !is_bucket(&self.name) {
-            let why = "it is the name of the bucket in the bill: 1 to 255 letters, digits, dots, hyphens and underscores";
+            let why =
+                "it is the name of the bucket in the bill: 1 to 255 letters, digits, dots, hyphens and underscores";
             faults.push((vec!["name"], why.to_owned()));
         }
         if let Err((key, why)) = self.customers() {

@@ -70,14 +70,8 @@ pub(crate) fn read_days(days: &[StoredBucketDay]) {
             ReportSource::AccessLogs => "logs",
         };
         let found = of.found;
-        let counts = [
-            found.files,
-            found.counted,
-            found.repeated,
-            found.of_nobody,
-            found.contradictions,
-            found.bad_lines,
-        ];
+        let counts =
+            [found.files, found.counted, found.repeated, found.of_nobody, found.contradictions, found.bad_lines];
         [of.day.to_string(), source.to_owned()].into_iter().chain(counts.map(count)).collect()
     };
     let titles = ["day", "from", ">files", ">counted", ">repeated", ">nobody", ">contradict", ">bad"];

@@ -214,19 +214,24 @@ async fn every_column_has_its_rule() {
     let run = async |sql: String| {
         books.transaction(async move |c| c.execute(&sql, ()).await).await.map_err(|error| error.to_string())
     };
-    let value = |column: &str, value: &str| if column == "digest" && value == "d" { digest.clone() } else { value.into() };
+    let value =
+        |column: &str, value: &str| if column == "digest" && value == "d" { digest.clone() } else { value.into() };
     for (column, _, wrong) in &sound {
         for bad in wrong {
-            let row: Vec<(&str, String)> =
-                sound.iter().map(|(name, good, _)| (*name, value(name, if name == column { bad } else { good }))).collect();
+            let row: Vec<(&str, String)> = sound
+                .iter()
+                .map(|(name, good, _)| (*name, value(name, if name == column { bad } else { good })))
+                .collect();
             let said = run(insert("bucket_days", &row)).await.unwrap_err();
             assert!(said.contains("constraint failed") || said.contains("cannot store TEXT"), "{column} {bad}: {said}");
         }
     }
     let row: Vec<(&str, String)> = sound.iter().map(|(name, good, _)| (*name, value(name, good))).collect();
     run(insert("bucket_days", &row)).await.unwrap();
-    let logs: Vec<(&str, String)> =
-        row.iter().map(|(name, good)| (*name, if *name == "source" { "access_logs".into() } else { good.clone() })).collect();
+    let logs: Vec<(&str, String)> = row
+        .iter()
+        .map(|(name, good)| (*name, if *name == "source" { "access_logs".into() } else { good.clone() }))
+        .collect();
     run(insert("bucket_days", &logs)).await.unwrap();
 
     let digits = "9".repeat(39);
@@ -263,7 +268,8 @@ async fn every_column_has_its_rule() {
     );
     assert!(run(class_of_logs).await.unwrap_err().contains("access logs have bytes and requests without one"));
     // a day goes with its weights
-    let tried = books.transaction(async |c| c.execute("DELETE FROM bucket_days WHERE source = ?1", params!["inventory"]).await);
+    let tried =
+        books.transaction(async |c| c.execute("DELETE FROM bucket_days WHERE source = ?1", params!["inventory"]).await);
     assert!(tried.await.unwrap_err().to_string().contains("FOREIGN KEY"));
 }
 
@@ -312,7 +318,7 @@ fn faults_of_the_configuration_are_named_with_their_lines() {
     Workspace::with(unknown).run("config check").ends(2).says(&["meter.toml:3: shared_buckets[0].location", "unknown"]);
 }
 
-/// Stores rows as a job does: three customers and nobody on two days, and the logs of one.
+/// Stores rows as a job does: two customers, nobody and small ones on two days, and the logs of one.
 fn fill(place: &Workspace, customers: u32) {
     let day = |table: &str, source: &str, back: i32| {
         format!(
@@ -366,7 +372,7 @@ fn who_used_a_shared_bucket_is_shown_by_day() {
         "(12 other customers)",
         "(nobody)",
         "(all)",
-        "1.500000",
+        " 1.5       1,200           0",
         "1,200",
         "Nothing is billed by these figures",
     ]);
@@ -395,14 +401,18 @@ fn who_used_a_shared_bucket_is_shown_by_day() {
 fn doctor_looks_for_the_reports() {
     let place = Workspace::with(CONFIG);
     place.run("migrate").ends(0);
-    let missing = "WRONG  inventory of my-uploads: reports/inventory: there is no such folder";
-    place.run("doctor").ends(1).says(&[missing, "-> check the location in [[shared_buckets]]"]);
+    let missing = "WRONG  inventory of my-uploads: reports/inventory/: there is no such folder";
+    place.run("doctor").ends(1).says(&[missing, "-> mend `location` in [[shared_buckets]]: docs/shared-bucket.md"]);
     std::fs::create_dir_all(place.path("reports/inventory/data")).unwrap();
     std::fs::create_dir_all(place.path("reports/logs")).unwrap();
-    place.run("doctor").says(&["warn   inventory of my-uploads: none below", "warn   access_logs of my-uploads: none below"]);
+    place
+        .run("doctor")
+        .says(&["warn   inventory of my-uploads: none below", "warn   access_logs of my-uploads: none below"]);
     for time in ["2026-11-27T01-00Z", "2026-11-28T01-00Z", "hive"] {
         std::fs::create_dir_all(place.path("reports/inventory").join(time)).unwrap();
     }
     std::fs::write(place.path("reports/logs/2026-11-28-10-00-00-0123456789ABCDEF"), "").unwrap();
-    place.run("doctor").says(&["ok     inventory of my-uploads: the newest is of 2026-11-28T01-00Z", "there are some below"]);
+    place
+        .run("doctor")
+        .says(&["ok     inventory of my-uploads: the newest is of 2026-11-28T01-00Z", "there are some below"]);
 }

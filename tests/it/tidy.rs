@@ -39,7 +39,7 @@ pub(crate) fn files(below: &Path, ending: &str) -> Vec<PathBuf> {
 }
 
 /// Keys that a configuration has only when somebody says so.
-const OPTIONAL: [&str; 19] = [
+const OPTIONAL: [&str; 31] = [
     "database.rows_quota.read",
     "database.rows_quota.written",
     "tag_key",

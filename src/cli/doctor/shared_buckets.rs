@@ -52,7 +52,7 @@ async fn reports(what: &str, source: ReportSource, place: &ReportPlace, checks: 
 }
 
 fn remedy(error: &SourceError) -> &'static str {
-    source_remedy(error).unwrap_or("check the location in [[shared_buckets]]")
+    source_remedy(error).unwrap_or("mend `location` in [[shared_buckets]]: docs/shared-bucket.md")
 }
 
 /// The folder of the newest inventory, which is named by the time of its scan: `2026-11-28T01-00Z`.
