@@ -22,12 +22,15 @@
 //! run has taken, and the number of cores are allowed (law 3, `clippy.toml`).
 
 pub mod context;
+pub mod data_files;
 pub mod deliver_notifications;
 pub mod enforce_budgets;
 pub mod fold_measurements;
 mod http_error;
 pub mod ingest_cur;
+pub mod ingest_inventory;
 pub mod job;
+mod listed;
 pub mod probe;
 pub mod push_stripe;
 pub mod reconcile_stripe;

@@ -3,25 +3,23 @@
 //! Legacy CSV names columns `lineItem/UsageAmount`. CUR 2.0 names them as in Parquet and writes
 //! maps as JSON text.
 
-use std::io::{self, Read};
+use std::io::Read;
 use std::sync::Arc;
 
 use arrow::array::ArrayRef;
-use bytes::{Buf, Bytes};
-use tokio::sync::mpsc;
 
 use super::aggregate::{Origin, UsageAggregator};
-use super::csv_lines::{ENDLESS, Lines};
 use super::growing::Growing;
-use super::memory;
-use super::parquet_file::{ReadError, Wanted, is_tag_map, missing_columns};
+use super::parquet_file::{Wanted, is_tag_map, missing_columns};
+use crate::data_files::csv_lines::{ENDLESS, Lines};
+use crate::data_files::memory;
+use crate::data_files::read_error::ReadError;
+use crate::data_files::streamed::Streamed;
 use crate::source::{Object, Source, SourceError};
 use books::usage::tag_key::{TagKeys, canonical_name};
 
 /// Memory that reading a file takes, with what is fetched ahead.
 pub(super) const BYTES: u64 = 12 << 20;
-/// Bytes that are fetched at once.
-const READ_BYTES: u64 = 2 << 20;
 /// Characters of a line's resource that are kept for a message.
 const RESOURCE_LIMIT: usize = 256;
 /// Most columns; a bill has 120 to 600.
@@ -45,26 +43,6 @@ pub struct CsvStats {
     pub lacks_tag: bool,
 }
 
-/// The object's bytes in order, fetched one chunk ahead of the reader.
-struct Streamed {
-    chunks: mpsc::Receiver<Result<Bytes, SourceError>>,
-    current: Bytes,
-}
-
-impl Read for Streamed {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.current.is_empty() {
-            match self.chunks.blocking_recv() {
-                Some(chunk) => self.current = chunk.map_err(io::Error::other)?,
-                None => return Ok(0),
-            }
-        }
-        let length = buffer.len().min(self.current.len());
-        self.current.copy_to_slice(&mut buffer[..length]);
-        Ok(length)
-    }
-}
-
 /// Reads a whole CSV file into the aggregator. Fails at the first line that is no record.
 pub async fn aggregate(
     source: Arc<dyn Source>,
@@ -72,24 +50,10 @@ pub async fn aggregate(
     keys: TagKeys,
     mut aggregator: UsageAggregator,
 ) -> Result<(UsageAggregator, CsvStats), ReadError> {
-    let (sender, chunks) = mpsc::channel(1);
-    let (reader, read) = (Arc::clone(&source), object.clone());
-    let fetching = tokio::spawn(async move {
-        let mut at = 0;
-        while at < read.size {
-            let end = read.size.min(at + READ_BYTES);
-            let chunk = reader.read(&read, at..end).await;
-            at = end;
-            let failed = chunk.is_err();
-            if sender.send(chunk).await.is_err() || failed {
-                break;
-            }
-        }
-    });
+    let (streamed, fetching) = Streamed::of(&source, &object);
     let name = source.name(&object.key);
     let file = name.clone();
     let done = tokio::task::spawn_blocking(move || {
-        let streamed = Streamed { chunks, current: Bytes::new() };
         let file = CsvFile { name: &file, key: &object.key };
         let facts = if object.key.ends_with(".gz") {
             aggregate_text(flate2::read::MultiGzDecoder::new(streamed), file, &keys, &mut aggregator)

@@ -1,7 +1,7 @@
 //! Which errors of a bill are worth another try, and which need a person first.
 
 use super::export::ExportError;
-use super::parquet_file::ReadError;
+use crate::data_files::read_error::ReadError;
 use crate::job::Failure;
 use crate::source::SourceError;
 

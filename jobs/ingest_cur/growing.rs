@@ -14,7 +14,7 @@ use arrow::error::ArrowError;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::batch::NO_CUSTOMER;
-use super::memory;
+use crate::data_files::memory;
 
 /// Longest map of tags, as text. AWS allows 50 tags of 128 and 256 characters.
 const LONGEST_MAP: u64 = 1 << 20;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::aggregate::{FaultKind, Totals};
 use super::growth::Growth;
 use super::guard::Restatement;
-use super::listed::{LISTED, most, shown};
+use crate::listed::{LISTED, most, shown};
 use crate::context::HoldPolicy;
 use books::units::calendar::Month;
 use books::units::words::{several, verb};

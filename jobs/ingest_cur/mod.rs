@@ -14,31 +14,22 @@
 pub mod aggregate;
 pub mod batch;
 pub mod csv;
-mod csv_lines;
-mod decoder_guard;
 mod delivery;
 mod delivery_time;
 mod discover;
 pub mod export;
 mod failure;
-mod footer;
 mod growing;
 mod growth;
 mod guard;
 pub mod hold;
-mod listed;
-mod memory;
 mod months;
 mod notes;
-mod object_reader;
-mod page_header;
 pub mod parquet_file;
 mod parts;
 mod read;
 mod report;
-mod shape;
 mod sums;
-mod thrift;
 
 use std::time::Duration;
 

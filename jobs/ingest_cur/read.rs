@@ -4,20 +4,22 @@
 //! of bytes, and decoding runs on as many blocking threads as there are cores. Each thread takes an
 //! aggregator from a pool; the few aggregators are merged at the end.
 //!
-//! What a row group takes is known only when it is fetched. One that takes more than most is
-//! decoded while no other such one is, and one that takes more than
+//! A row group that takes more than
 //! [`ReadLimits::largest_group`](crate::context::ReadLimits::largest_group) is refused.
 
 use std::sync::{Arc, Mutex};
 
 use futures::{StreamExt, TryStreamExt, stream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::aggregate::UsageAggregator;
 use super::csv;
-use super::object_reader::Footer;
-use super::parquet_file::{ParquetFile, ReadError};
+use super::parquet_file::ParquetFile;
 use crate::context::ReadSettings;
+use crate::data_files::budget::Budget;
+use crate::data_files::column_file;
+use crate::data_files::object_reader::Footer;
+use crate::data_files::read_error::ReadError;
 use crate::source::{Object, Source};
 use books::units::calendar::Month;
 use books::usage::bill::BillFile;
@@ -26,12 +28,6 @@ use books::usage::tag_key::TagKeys;
 
 /// Files that are opened ahead, with their footers.
 const OPEN_AHEAD: usize = 4;
-/// The memory budget is counted in this unit.
-const KIB: u64 = 1024;
-/// What decoding a row group of a bill takes at most, beside its column chunks.
-const DECODING_BYTES: u64 = 16 << 20;
-/// Memory for decoded footers.
-const FOOTERS_BYTES: u64 = 24 << 20;
 
 /// The files of a version, as they were read.
 #[derive(Clone, Debug, Default)]
@@ -79,22 +75,8 @@ struct Shared {
     rules: Arc<Rules>,
     month: Month,
     pool: Mutex<Vec<UsageAggregator>>,
-    processors: Semaphore,
-    memory: Arc<Semaphore>,
-    memory_kib: u32,
-    /// Memory of decoded footers.
-    footers: Arc<Semaphore>,
-    /// For the one row group that takes much.
-    large: Semaphore,
+    budget: Budget,
     largest_group: u64,
-}
-
-fn gone(_: tokio::sync::AcquireError) -> ReadError {
-    ReadError::Broken { file: String::new(), place: String::new(), why: "stopped".into() }
-}
-
-fn kib(bytes: u64) -> u32 {
-    u32::try_from(bytes / KIB).unwrap_or(u32::MAX)
 }
 
 impl Shared {
@@ -114,7 +96,7 @@ impl Shared {
         let name = || self.source.name(&object.key);
         let is = |ending: &str| object.key.to_ascii_lowercase().ends_with(ending);
         if is(".parquet") {
-            return Ok(Opened::Parquet { file, footer: ParquetFile::footer(&self.source, object).await? });
+            return Ok(Opened::Parquet { file, footer: column_file::footer(&self.source, object).await? });
         }
         if is(".csv") || is(".csv.gz") {
             // unpacking would call it damaged
@@ -132,18 +114,8 @@ impl Shared {
             Opened::Csv { file } => return Ok(vec![ReadUnit::Csv { file }]),
             Opened::Parquet { file, footer } => (file, footer),
         };
-        let (object, needed) = (self.objects[file].clone(), footer.decoded_bytes);
-        if needed > FOOTERS_BYTES {
-            let why = format!(
-                "it takes {} MiB of memory, and that of a bill takes {} at most; it is damaged, or must be exported \
-                 anew in larger row groups",
-                needed >> 20,
-                FOOTERS_BYTES >> 20
-            );
-            return Err(ReadError::Broken { file: self.source.name(&object.key), place: ", footer".into(), why });
-        }
-        let permit = Arc::clone(&self.footers).acquire_many_owned(kib(needed)).await.map_err(gone)?;
-        let permit = Arc::new(permit);
+        let object = self.objects[file].clone();
+        let permit = Arc::new(self.budget.footer(&self.source.name(&object.key), &footer).await?);
         let (source, keys) = (Arc::clone(&self.source), self.keys.clone());
         let opened = ParquetFile::open(source, object, &footer, keys, self.largest_group)?;
         let Some(parquet) = opened.map(Arc::new) else { return Ok(vec![ReadUnit::Empty]) };
@@ -155,9 +127,8 @@ impl Shared {
         match part {
             ReadUnit::Empty => Ok(Found::default()),
             ReadUnit::Csv { file } => {
-                let needed = kib(csv::BYTES).min(self.memory_kib);
-                let _memory = Arc::clone(&self.memory).acquire_many_owned(needed).await.map_err(gone)?;
-                let _processor = self.processors.acquire().await.map_err(gone)?;
+                let _memory = self.budget.memory(csv::BYTES).await?;
+                let _processor = self.budget.processor().await?;
                 let aggregator = self.take();
                 let object = self.objects[file].clone();
                 let (aggregator, facts) =
@@ -167,33 +138,20 @@ impl Shared {
                 Ok(Found { file, rows, row_groups: 0, counted_rows, lacks_tag, bytes: self.objects[file].size })
             }
             ReadUnit::Group { file, parquet, group, footer } => {
-                let needed = kib(parquet.needed_bytes(group).saturating_add(DECODING_BYTES)).min(self.memory_kib);
-                let memory = Arc::clone(&self.memory).acquire_many_owned(needed).await.map_err(gone)?;
+                let memory = self.budget.group_memory(parquet.needed_bytes(group)).await?;
                 let (rows, lacks_tag) = (parquet.rows(group), parquet.lacks_tag());
-                let name = self.source.name(&parquet.object.key);
                 let groups = u64::try_from(parquet.row_groups()).unwrap_or(1).max(1);
-                let bytes = parquet.object.size / groups;
+                let bytes = parquet.object().size / groups;
                 let fetched = parquet.fetch(group).await?;
-                let processor = self.processors.acquire().await.map_err(gone)?;
-                // a panic of the decoder means a damaged file and is no crash of the worker
-                let damaged = |e: tokio::task::JoinError| {
-                    let place = format!(", row group {group}");
-                    let why = format!("the decoder gave up ({e}); the file is damaged");
-                    ReadError::Broken { file: name.clone(), place, why }
-                };
-                let planning = tokio::task::spawn_blocking(move || fetched.plan().map(|plan| (fetched, plan)));
-                let (fetched, plan) = planning.await.unwrap_or_else(|e| Err(damaged(e)))?;
-                let (batch_rows, decoding) = (plan.batch_rows, plan.bytes);
-                tracing::debug!(file = %name, group, batch_rows, decoding, "{name}, row group {group}: {batch_rows} rows at once");
-                let large = plan.bytes > DECODING_BYTES;
-                let _large = if large { Some(self.large.acquire().await.map_err(gone)?) } else { None };
-                let mut aggregator = self.take();
-                let aggregating = tokio::task::spawn_blocking(move || {
-                    fetched.aggregate(&plan, &mut aggregator).map(|counted_rows| (aggregator, counted_rows))
+                let shared = Arc::clone(&self);
+                let decoding = self.budget.decode(fetched, move |chunks, plan| {
+                    let mut aggregator = shared.take();
+                    let counted_rows = parquet.aggregate(chunks, plan, &mut aggregator)?;
+                    shared.give_back(aggregator);
+                    Ok(counted_rows)
                 });
-                let (aggregator, counted_rows) = aggregating.await.unwrap_or_else(|e| Err(damaged(e)))?;
-                drop((memory, processor, footer));
-                self.give_back(aggregator);
+                let counted_rows = decoding.await?;
+                drop((memory, footer));
                 Ok(Found { file, rows, row_groups: 1, counted_rows, lacks_tag, bytes })
             }
         }
@@ -207,7 +165,6 @@ pub(super) async fn read_files(
     month: Month,
 ) -> Result<(UsageAggregator, FileStats), ReadError> {
     let ReadSettings { rules, limits, progress, .. } = read_settings;
-    let memory_kib = u32::try_from(limits.memory_bytes / KIB).unwrap_or(u32::MAX).max(1);
     let shared = Arc::new(Shared {
         source: Arc::clone(source),
         objects: objects.to_vec(),
@@ -215,11 +172,7 @@ pub(super) async fn read_files(
         rules: Arc::clone(rules),
         month,
         pool: Mutex::default(),
-        processors: Semaphore::new(limits.parallel.max(1)),
-        memory: Arc::new(Semaphore::new(usize::try_from(memory_kib).unwrap_or(1))),
-        memory_kib,
-        footers: Arc::new(Semaphore::new(usize::try_from(kib(FOOTERS_BYTES)).unwrap_or(1))),
-        large: Semaphore::new(1),
+        budget: Budget::new(limits),
         largest_group: limits.largest_group(),
     });
     progress.start(objects.iter().map(|o| o.size).sum());
@@ -264,10 +217,10 @@ pub(super) async fn read_files(
 async fn name_resources(whole: &mut UsageAggregator, shared: &Shared) -> Result<(), ReadError> {
     for ((file, group), rows) in whole.faults().without_resource() {
         let Some(object) = shared.objects.iter().find(|object| object.key == file) else { continue };
-        let footer = ParquetFile::footer(&shared.source, object).await?;
+        let footer = column_file::footer(&shared.source, object).await?;
         let (source, keys) = (Arc::clone(&shared.source), shared.keys.clone());
         let opened = ParquetFile::open(source, object.clone(), &footer, keys, shared.largest_group)?;
-        let Some(parquet) = opened.map(Arc::new) else { continue };
+        let Some(parquet) = opened else { continue };
         let resources = parquet.resources(group, rows).await?;
         whole.faults_mut().name_resources(&file, group, &resources);
     }

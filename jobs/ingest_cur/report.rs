@@ -8,7 +8,7 @@ use super::export::Manifest;
 use super::growth::Growth;
 use super::guard::Restatement;
 use super::hold::HoldReason;
-use super::listed::{most, shown};
+use crate::listed::{most, shown};
 use super::read::FileStats;
 use books::units::calendar::Day;
 use books::units::quantity::Quantity;

@@ -13,7 +13,7 @@ use memchr::memchr;
 /// Longest record, in bytes of text; far above any line of a bill.
 const RECORD_LIMIT: u64 = 4 << 20;
 /// A record that is longer: an unclosed quote would read the rest of the file into memory.
-pub(super) const ENDLESS: &str = "a record has no end within 4 MiB (an unclosed quote?)";
+pub(crate) const ENDLESS: &str = "a record has no end within 4 MiB (an unclosed quote?)";
 /// Bytes of text that are unpacked at once.
 const UNPACKED_BYTES: usize = 1 << 20;
 
@@ -31,30 +31,30 @@ struct Place {
 
 /// Where the reader of a file is.
 #[derive(Clone, Debug)]
-pub(super) struct Lines(Rc<Cell<Place>>);
+pub(crate) struct Lines(Rc<Cell<Place>>);
 
 impl Lines {
     /// The lines of a text, and the text as it is to be read.
-    pub(super) fn of<R: Read>(text: R) -> (Self, ByLine<R>) {
+    pub(crate) fn of<R: Read>(text: R) -> (Self, ByLine<R>) {
         let place = Place { left: RECORD_LIMIT, line: 0, ended: true, first: None };
         let lines = Self(Rc::new(Cell::new(place)));
         let text = BufReader::with_capacity(UNPACKED_BYTES, text);
         (lines.clone(), ByLine { text, lines })
     }
 
-    pub(super) fn next_record(&self) {
+    pub(crate) fn next_record(&self) {
         self.0.set(Place { left: RECORD_LIMIT, first: None, ..self.0.get() });
     }
 
     /// The line in which the record begins.
-    pub(super) fn of_record(&self) -> u64 {
+    pub(crate) fn of_record(&self) -> u64 {
         let place = self.0.get();
         place.first.unwrap_or(place.line)
     }
 }
 
 /// A text that is read a line at a time.
-pub(super) struct ByLine<R> {
+pub(crate) struct ByLine<R> {
     text: BufReader<R>,
     lines: Lines,
 }

@@ -23,9 +23,9 @@ const TAIL: u64 = 8;
 
 /// An object that is a Parquet file.
 #[derive(Debug)]
-pub(super) struct ObjectReader {
-    pub(super) source: Arc<dyn Source>,
-    pub(super) object: Object,
+pub(crate) struct ObjectReader {
+    pub(crate) source: Arc<dyn Source>,
+    pub(crate) object: Object,
 }
 
 fn outside(error: SourceError) -> ParquetError {
@@ -34,15 +34,15 @@ fn outside(error: SourceError) -> ParquetError {
 
 /// A footer as it is in the file.
 #[derive(Clone, Debug)]
-pub(super) struct Footer {
+pub(crate) struct Footer {
     bytes: Bytes,
     /// Memory that it takes once it is decoded.
-    pub(super) decoded_bytes: u64,
+    pub(crate) decoded_bytes: u64,
 }
 
 impl Footer {
     /// Decodes it, without the statistics, which nobody reads.
-    pub(super) fn decode(&self) -> parquet::errors::Result<Arc<ParquetMetaData>> {
+    pub(crate) fn decode(&self) -> parquet::errors::Result<Arc<ParquetMetaData>> {
         let skip = || ParquetStatisticsPolicy::SkipAll;
         let options = ParquetMetaDataOptions::new()
             .with_column_stats_policy(skip())
@@ -57,7 +57,7 @@ impl ObjectReader {
         self.source.read(&self.object, range).await.map_err(outside)
     }
 
-    pub(super) async fn byte_ranges(&self, ranges: &[Range<u64>]) -> parquet::errors::Result<Vec<Bytes>> {
+    pub(crate) async fn byte_ranges(&self, ranges: &[Range<u64>]) -> parquet::errors::Result<Vec<Bytes>> {
         let spans = coalesce(ranges);
         let reads = spans.iter().map(|span| self.source.read(&self.object, span.clone()));
         let spans: Vec<_> = spans.iter().zip(futures::future::try_join_all(reads).await.map_err(outside)?).collect();
@@ -70,7 +70,7 @@ impl ObjectReader {
         ranges.iter().map(|r| part(r).ok_or_else(missing)).collect()
     }
 
-    pub(super) async fn footer(&self) -> parquet::errors::Result<Footer> {
+    pub(crate) async fn footer(&self) -> parquet::errors::Result<Footer> {
         let size = self.object.size;
         let bad = |why: String| Err(ParquetError::General(why));
         if size < 2 * TAIL {
@@ -90,8 +90,8 @@ impl ObjectReader {
         }
         if length > FOOTER_LIMIT {
             return bad(format!(
-                "its footer claims {length} bytes, and that of a bill has {FOOTER_LIMIT} at most; \
-                 it is damaged, or must be exported anew in larger row groups"
+                "its footer claims {length} bytes, more than the {FOOTER_LIMIT} that are read; \
+                 it is damaged, or must be written anew in larger row groups"
             ));
         }
         let had = u64::try_from(rest.len()).unwrap_or(0);
@@ -143,9 +143,9 @@ fn coalesce(ranges: &[Range<u64>]) -> Vec<Range<u64>> {
 
 /// Column chunks of one row group, in memory.
 #[derive(Clone, Debug)]
-pub(super) struct Chunks {
-    pub(super) size: u64,
-    pub(super) parts: Arc<Vec<(u64, Bytes)>>,
+pub(crate) struct Chunks {
+    pub(crate) size: u64,
+    pub(crate) parts: Arc<Vec<(u64, Bytes)>>,
 }
 
 impl Length for Chunks {
@@ -156,7 +156,7 @@ impl Length for Chunks {
 
 impl Chunks {
     /// Those bytes, when they are in memory.
-    pub(super) fn slice(&self, range: &Range<u64>) -> Option<Bytes> {
+    pub(crate) fn slice(&self, range: &Range<u64>) -> Option<Bytes> {
         let length = usize::try_from(range.end.checked_sub(range.start)?).ok()?;
         self.get_bytes(range.start, length).ok()
     }

@@ -13,7 +13,7 @@ const WRONG_TYPE: Fault = "a field has the wrong type";
 
 /// The type of a value.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Of {
+pub(crate) enum Of {
     Flag,
     Byte,
     /// Of 16, 32 or 64 bits, which are written in the same way.
@@ -24,14 +24,14 @@ pub(super) enum Of {
 }
 
 /// The known fields of a struct: number and type. Others are passed over.
-pub(super) type Shape = &'static [(i64, Of)];
+pub(crate) type Shape = &'static [(i64, Of)];
 
 use Of::{Bytes, Flag, Number};
 
 const EMPTY: Of = Of::Struct(&[]);
 
 /// `PageHeader`.
-pub(super) const PAGE_HEADER: Shape = &[
+pub(crate) const PAGE_HEADER: Shape = &[
     (1, Number),
     (2, Number),
     (3, Number),
@@ -55,7 +55,7 @@ pub(super) const PAGE_HEADER: Shape = &[
 ];
 
 /// `FileMetaData`.
-pub(super) const FOOTER: Shape = &[
+pub(crate) const FOOTER: Shape = &[
     (1, Number),
     (2, Of::List(&Of::Struct(SCHEMA_ELEMENT))),
     (3, Number),
@@ -153,7 +153,7 @@ const COLUMN: Shape = &[
 ///
 /// # Errors
 /// When a known field has another type, or the bytes are no thrift.
-pub(super) fn check(input: &mut Input<'_>, shape: Shape) -> Result<(), Fault> {
+pub(crate) fn check(input: &mut Input<'_>, shape: Shape) -> Result<(), Fault> {
     let mut last = 0;
     while let Some((kind, id)) = input.field(&mut last)? {
         match shape.iter().find(|(known, _)| *known == id) {

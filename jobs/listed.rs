@@ -3,12 +3,12 @@
 use std::cmp::Reverse;
 
 /// Kinds that are listed, at most.
-pub(super) const LISTED: usize = 20;
+pub(crate) const LISTED: usize = 20;
 /// Characters of a text of the bill in a message.
 const SHOWN: usize = 200;
 
 /// All, or those with the most lines.
-pub(super) fn most<T>(mut all: Vec<T>, lines: impl Fn(&T) -> u64) -> Vec<T> {
+pub(crate) fn most<T>(mut all: Vec<T>, lines: impl Fn(&T) -> u64) -> Vec<T> {
     if all.len() > LISTED {
         all.sort_by_key(|kind| Reverse(lines(kind)));
         all.truncate(LISTED);
@@ -17,7 +17,7 @@ pub(super) fn most<T>(mut all: Vec<T>, lines: impl Fn(&T) -> u64) -> Vec<T> {
 }
 
 /// Text of a bill for a message: without control characters, and not longer than a line.
-pub(super) fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     let mut shown = String::new();
     for c in text.chars().take(SHOWN) {
         if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }

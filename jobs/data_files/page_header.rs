@@ -6,7 +6,7 @@ use super::thrift::{Fault, Input};
 
 /// How the values of a page are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Coding {
+pub(crate) enum Coding {
     /// Places in the dictionary.
     Codes,
     /// Texts with their lengths, or numbers.
@@ -20,7 +20,7 @@ pub(super) enum Coding {
 
 /// What a page is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Dictionary,
     Data(Coding),
     /// An index, which readers pass over.
@@ -29,26 +29,26 @@ pub(super) enum Kind {
 
 /// A page: its header, and where its bytes are.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct PageHeader<'a> {
-    pub(super) kind: Kind,
+pub(crate) struct PageHeader<'a> {
+    pub(crate) kind: Kind,
     /// Values, with those that are null.
-    pub(super) values: u64,
+    pub(crate) values: u64,
     /// Bytes after unpacking.
-    pub(super) unpacked: u64,
+    pub(crate) unpacked: u64,
     /// Bytes at the start that are not packed.
-    pub(super) plain_start: u64,
+    pub(crate) plain_start: u64,
     /// As it is in the file.
-    pub(super) packed: &'a [u8],
+    pub(crate) packed: &'a [u8],
 }
 
 /// The pages of a column chunk, in order.
 #[derive(Debug)]
-pub(super) struct Pages<'a> {
+pub(crate) struct Pages<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Pages<'a> {
-    pub(super) fn of(chunk: &'a [u8]) -> Self {
+    pub(crate) fn of(chunk: &'a [u8]) -> Self {
         Self { rest: chunk }
     }
 

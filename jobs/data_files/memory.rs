@@ -25,7 +25,7 @@ const FEW_ROWS: u64 = 2_048;
 const BATCH_BYTES: u64 = 6 << 20;
 /// Longest value that is not a map of tags. AWS allows 256 characters for a tag's value, and
 /// 1,011 for the longest ARN.
-pub(super) const LONGEST_VALUE: u64 = 64 << 10;
+pub(crate) const LONGEST_VALUE: u64 = 64 << 10;
 /// Most rows of a row group.
 const MOST_ROWS: u64 = 1 << 26;
 /// Bytes of a batch for each value: its level and code; in a map also those of its entry.
@@ -38,28 +38,28 @@ const BROTLI_WINDOW: u64 = 16 << 20;
 
 /// How a row group is decoded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Plan {
-    pub(super) batch_rows: usize,
+pub(crate) struct Plan {
+    pub(crate) batch_rows: usize,
     /// Bytes that decoding takes at most, beside the column chunks.
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
     /// Leaf columns with texts whose lengths are known only when they are decoded.
-    pub(super) unmeasured: Vec<usize>,
+    pub(crate) unmeasured: Vec<usize>,
 }
 
 /// Why a row group is not decoded: the leaf column, when it is one, and what is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct TooMuch {
-    pub(super) leaf: Option<usize>,
-    pub(super) why: String,
+pub(crate) struct TooMuch {
+    pub(crate) leaf: Option<usize>,
+    pub(crate) why: String,
 }
 
 /// A column chunk that is to be decoded.
-pub(super) struct Chunk<'a> {
-    pub(super) leaf: usize,
-    pub(super) meta: &'a ColumnChunkMetaData,
-    pub(super) bytes: &'a [u8],
+pub(crate) struct Chunk<'a> {
+    pub(crate) leaf: usize,
+    pub(crate) meta: &'a ColumnChunkMetaData,
+    pub(crate) bytes: &'a [u8],
     /// Rows of the row group.
-    pub(super) rows: u64,
+    pub(crate) rows: u64,
 }
 
 /// What the pages of a chunk say about memory.
@@ -92,10 +92,10 @@ struct Measure {
 const NO_LZO: &str = "it is packed with LZO, which this build cannot read; \
      the file is sound: write it anew with Snappy, GZIP or ZSTD, as AWS does";
 
-pub(super) fn too_long(length: u64) -> String {
+pub(crate) fn too_long(length: u64) -> String {
     format!(
-        "a value has {length} bytes, more than any of a bill; \
-         the file is damaged or was not made by AWS: export the bill anew"
+        "a value has {length} bytes, more than AWS writes; \
+         the file is damaged or was not made by AWS: have AWS write it anew"
     )
 }
 
@@ -232,8 +232,8 @@ fn unpacks_to_more(codec: Compression, page: &PageHeader<'_>) -> bool {
 }
 
 /// What to do about a row group that needs this much.
-pub(super) fn advice(needed: u64) -> String {
-    format!("set read.memory_mib to {} at least, or export the bill anew in smaller row groups", (needed >> 20) + 1)
+pub(crate) fn advice(needed: u64) -> String {
+    format!("set read.memory_mib to {} at least, or have the file written anew in smaller row groups", (needed >> 20) + 1)
 }
 
 fn undecodable(why: impl std::fmt::Display) -> String {
@@ -412,9 +412,9 @@ fn within(columns: &[Chunk<'_>], sizes: &[u64], limit: u64) -> Result<u64, TooMu
 ///
 /// # Errors
 /// When it needs more, is damaged, or has a value that no bill has.
-pub(super) fn plan(columns: &[Chunk<'_>], parts: &Chunks, limit: u64) -> Result<Plan, TooMuch> {
+pub(crate) fn plan(columns: &[Chunk<'_>], parts: &Chunks, limit: u64) -> Result<Plan, TooMuch> {
     if let Some(rows) = columns.first().map(|c| c.rows).filter(|rows| *rows > MOST_ROWS) {
-        let why = format!("it has {rows} rows, more than {MOST_ROWS}; export the bill anew in smaller row groups");
+        let why = format!("it has {rows} rows, more than {MOST_ROWS}; have the file written anew in smaller row groups");
         return Err(TooMuch { leaf: None, why });
     }
     let fault = |column: &Chunk<'_>| {

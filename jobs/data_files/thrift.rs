@@ -6,43 +6,43 @@
 /// Levels of structs and lists in each other. Parquet has seven.
 const DEPTH: usize = 24;
 
-pub(super) const TRUE: u8 = 1;
-pub(super) const FALSE: u8 = 2;
-pub(super) const BYTE: u8 = 3;
+pub(crate) const TRUE: u8 = 1;
+pub(crate) const FALSE: u8 = 2;
+pub(crate) const BYTE: u8 = 3;
 const DOUBLE: u8 = 7;
-pub(super) const BINARY: u8 = 8;
-pub(super) const LIST: u8 = 9;
+pub(crate) const BINARY: u8 = 8;
+pub(crate) const LIST: u8 = 9;
 const SET: u8 = 10;
 const MAP: u8 = 11;
-pub(super) const STRUCT: u8 = 12;
+pub(crate) const STRUCT: u8 = 12;
 const UUID: u8 = 13;
 
 /// Why bytes are no thrift.
-pub(super) type Fault = &'static str;
+pub(crate) type Fault = &'static str;
 
 const ENDS: Fault = "its bytes end too early";
 
 /// Bytes that are read from the front.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Input<'a> {
-    pub(super) rest: &'a [u8],
+pub(crate) struct Input<'a> {
+    pub(crate) rest: &'a [u8],
     /// Structs, texts and elements of lists that were passed over.
-    pub(super) passed: u64,
+    pub(crate) passed: u64,
 }
 
 /// A list: the type and the number of its elements.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct List {
-    pub(super) element: u8,
-    pub(super) length: u64,
+pub(crate) struct List {
+    pub(crate) element: u8,
+    pub(crate) length: u64,
 }
 
 impl<'a> Input<'a> {
-    pub(super) fn new(rest: &'a [u8]) -> Self {
+    pub(crate) fn new(rest: &'a [u8]) -> Self {
         Self { rest, passed: 0 }
     }
 
-    pub(super) fn byte(&mut self) -> Result<u8, Fault> {
+    pub(crate) fn byte(&mut self) -> Result<u8, Fault> {
         let (first, rest) = self.rest.split_first().ok_or(ENDS)?;
         self.rest = rest;
         Ok(*first)
@@ -54,7 +54,7 @@ impl<'a> Input<'a> {
         Ok(())
     }
 
-    pub(super) fn varint(&mut self) -> Result<u64, Fault> {
+    pub(crate) fn varint(&mut self) -> Result<u64, Fault> {
         let mut value = 0_u64;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -67,14 +67,14 @@ impl<'a> Input<'a> {
     }
 
     /// A signed number.
-    pub(super) fn number(&mut self) -> Result<i64, Fault> {
+    pub(crate) fn number(&mut self) -> Result<i64, Fault> {
         let zigzag = self.varint()?;
         let half = i64::try_from(zigzag >> 1).map_err(|_| "a number is too large")?;
         Ok(if zigzag & 1 == 0 { half } else { -half - 1 })
     }
 
     /// Type and id of the next field of a struct; none at its end.
-    pub(super) fn field(&mut self, last: &mut i64) -> Result<Option<(u8, i64)>, Fault> {
+    pub(crate) fn field(&mut self, last: &mut i64) -> Result<Option<(u8, i64)>, Fault> {
         let head = self.byte()?;
         if head & 0x0f == 0 {
             return Ok(None);
@@ -90,7 +90,7 @@ impl<'a> Input<'a> {
     }
 
     /// The head of a list. Each element has a byte at least, so a longer list is refused.
-    pub(super) fn list(&mut self) -> Result<List, Fault> {
+    pub(crate) fn list(&mut self) -> Result<List, Fault> {
         let head = self.byte()?;
         let length = match head >> 4 {
             15 => self.varint()?,
@@ -103,7 +103,7 @@ impl<'a> Input<'a> {
     }
 
     /// Passes over a value of a field.
-    pub(super) fn skip(&mut self, kind: u8) -> Result<(), Fault> {
+    pub(crate) fn skip(&mut self, kind: u8) -> Result<(), Fault> {
         self.skip_below(kind, DEPTH)
     }
 

@@ -25,7 +25,7 @@ const OTHER_BYTES: u64 = 64;
 ///
 /// # Errors
 /// When it is damaged, or more than any bill's.
-pub(super) fn decoded_bytes(footer: &[u8]) -> Result<u64, Fault> {
+pub(crate) fn decoded_bytes(footer: &[u8]) -> Result<u64, Fault> {
     check(&mut Input::new(footer), FOOTER)?;
     let mut input = Input::new(footer);
     let (mut last, mut bytes) = (0, u64::try_from(footer.len()).unwrap_or(u64::MAX / 2));
