@@ -233,7 +233,10 @@ fn unpacks_to_more(codec: Compression, page: &PageHeader<'_>) -> bool {
 
 /// What to do about a row group that needs this much.
 pub(crate) fn advice(needed: u64) -> String {
-    format!("set read.memory_mib to {} at least, or have the file written anew in smaller row groups", (needed >> 20) + 1)
+    format!(
+        "set read.memory_mib to {} at least, or have the file written anew in smaller row groups",
+        (needed >> 20) + 1
+    )
 }
 
 fn undecodable(why: impl std::fmt::Display) -> String {
@@ -414,7 +417,8 @@ fn within(columns: &[Chunk<'_>], sizes: &[u64], limit: u64) -> Result<u64, TooMu
 /// When it needs more, is damaged, or has a value that no bill has.
 pub(crate) fn plan(columns: &[Chunk<'_>], parts: &Chunks, limit: u64) -> Result<Plan, TooMuch> {
     if let Some(rows) = columns.first().map(|c| c.rows).filter(|rows| *rows > MOST_ROWS) {
-        let why = format!("it has {rows} rows, more than {MOST_ROWS}; have the file written anew in smaller row groups");
+        let why =
+            format!("it has {rows} rows, more than {MOST_ROWS}; have the file written anew in smaller row groups");
         return Err(TooMuch { leaf: None, why });
     }
     let fault = |column: &Chunk<'_>| {

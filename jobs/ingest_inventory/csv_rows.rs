@@ -57,7 +57,8 @@ impl Places {
     fn of(columns: &[String]) -> Result<Self, String> {
         let find = |name: &str| columns.iter().position(|column| column == name);
         let need = |name: &str| {
-            find(name).ok_or_else(|| format!("the manifest names no column {name}; add it to the Inventory's configuration"))
+            find(name)
+                .ok_or_else(|| format!("the manifest names no column {name}; add it to the Inventory's configuration"))
         };
         Ok(Self {
             columns: columns.len(),
@@ -91,8 +92,11 @@ pub(super) async fn add(
     let done = tokio::task::spawn_blocking(move || {
         let is_packed = object.key.to_ascii_lowercase().ends_with(".gz");
         let mut bytes = Digested(Rc::new(RefCell::new((streamed, Md5::new()))));
-        let text: Box<dyn Read> =
-            if is_packed { Box::new(flate2::read::MultiGzDecoder::new(bytes.clone())) } else { Box::new(bytes.clone()) };
+        let text: Box<dyn Read> = if is_packed {
+            Box::new(flate2::read::MultiGzDecoder::new(bytes.clone()))
+        } else {
+            Box::new(bytes.clone())
+        };
         let mut reading = Reading { file: &file, scan, tally: &mut tally, key: vec![] };
         let added = reading.add(text, &columns);
         if let Err(ReadError::Source(_)) = added {
@@ -140,11 +144,8 @@ impl Reading<'_> {
     fn add(&mut self, text: impl Read, columns: &[String]) -> Result<(), ReadError> {
         let places = Places::of(columns).map_err(|why| self.broken("", why))?;
         let (lines, text) = Lines::of(text);
-        let mut reader = csv::ReaderBuilder::new()
-            .has_headers(false)
-            .flexible(true)
-            .buffer_capacity(LINE_BYTES)
-            .from_reader(text);
+        let mut reader =
+            csv::ReaderBuilder::new().has_headers(false).flexible(true).buffer_capacity(LINE_BYTES).from_reader(text);
         let mut record = csv::ByteRecord::new();
         loop {
             lines.next_record();
@@ -164,7 +165,9 @@ impl Reading<'_> {
                 None if io.to_string() == ENDLESS => self.broken(line, ENDLESS.into()),
                 None => self.broken(
                     "",
-                    format!("it cannot be unpacked ({io}); it is damaged, truncated or no gzip file: copy it anew from S3"),
+                    format!(
+                        "it cannot be unpacked ({io}); it is damaged, truncated or no gzip file: copy it anew from S3"
+                    ),
                 ),
             },
             _ => self.broken(line, error.to_string()),

@@ -203,7 +203,9 @@ fn parsed(wanted: Wanted<'_>, object: &Object, bytes: &[u8]) -> Result<Inventory
         // `message s3.inventory { required binary bucket (UTF8); … }`
         "parquet" => text.file_schema.split(|c: char| !c.is_alphanumeric() && c != '_').collect(),
         "orc" => {
-            return Err("its files are ORC, which is not read; change the Inventory's format to Parquet (or CSV)".into());
+            return Err(
+                "its files are ORC, which is not read; change the Inventory's format to Parquet (or CSV)".into()
+            );
         }
         other => {
             let format = shown(other);
@@ -273,9 +275,15 @@ mod tests {
         let time = |name: &str| folder_time(name).map(|time| time.to_string());
         assert_eq!(time("x/files/daily/2026-11-28T01-00Z/").unwrap(), "2026-11-28T01:00:00Z");
         assert_eq!(time("2028-02-29T23-59Z/").unwrap(), "2028-02-29T23:59:00Z");
-        for other in
-            ["data/", "hive/", "", "2026-02-30T01-00Z/", "2026-11-28T1-00Z/", "2026-11-28T01-00Z-old/", "dt=2026-11-28-01-00/"]
-        {
+        for other in [
+            "data/",
+            "hive/",
+            "",
+            "2026-02-30T01-00Z/",
+            "2026-11-28T1-00Z/",
+            "2026-11-28T01-00Z-old/",
+            "dt=2026-11-28-01-00/",
+        ] {
             assert_eq!(time(other), None, "{other}");
         }
     }

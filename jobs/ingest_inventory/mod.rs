@@ -35,8 +35,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use self::manifest::{Inventory, Wanted, hex};
-use self::read::{DayToRead, read_day};
-use self::windows::{Inventories, Known, Readiness, WINDOW_DAYS, digest, find, start_of};
+use self::read::{DayToRead, Unreadable, read_day};
+use self::windows::{Inventories, Readiness, WINDOW_DAYS, digest, find, start_of, was_read_from};
 use crate::context::{Context, ReportPlace, SharedBucket};
 use crate::data_files::read_error::ReadError;
 use crate::job::{Failure, Job};
@@ -78,7 +78,8 @@ impl Job for IngestInventory {
         let Some(first) = days.first().copied() else { return Ok(BucketReport::default()) };
         let stored = context.books.bucket_day_digests(&bucket.name, ReportSource::Inventory, first).await?;
         let inventories = find(Wanted { place, bucket: &bucket.name, now }, first).await?;
-        let run = Run { context, bucket, place, inventories: &inventories, stored, now };
+        let (inventories, broken) = (&inventories, vec![]);
+        let run = Run { context, bucket, place, inventories, stored, broken, now };
         run.read(&days).await
     }
 }
@@ -111,11 +112,13 @@ struct Run<'a> {
     inventories: &'a Inventories,
     /// The digests of days that the books have.
     stored: BTreeMap<Day, String>,
+    /// Digests of the Inventories of which a file was found damaged.
+    broken: Vec<String>,
     now: Timestamp,
 }
 
 impl Run<'_> {
-    async fn read(self, days: &[Day]) -> Result<BucketReport, Failure> {
+    async fn read(mut self, days: &[Day]) -> Result<BucketReport, Failure> {
         let mut report = BucketReport::default();
         report.not_read.extend(self.inventories.unusable.iter().map(|inventory| inventory.why.clone()));
         if self.inventories.is_empty() {
@@ -127,8 +130,7 @@ impl Run<'_> {
             ));
         }
         for day in days {
-            let known = if self.stored.contains_key(day) { Known::Stored } else { Known::New };
-            match self.inventories.of_day(*day, known, self.now) {
+            match self.inventories.of_day(*day, self.now) {
                 Readiness::Ready(inventories) => self.read_one(*day, &inventories, &mut report).await?,
                 Readiness::Waiting => report.days_waiting += 1,
                 Readiness::Missed => report.not_read.push(format!(
@@ -136,7 +138,7 @@ impl Run<'_> {
                      something; an Inventory must be daily",
                     WINDOW_DAYS - 1
                 )),
-                Readiness::Unusable | Readiness::Closed => (),
+                Readiness::Unusable | Readiness::TooEarly => (),
             }
         }
         for why in &report.not_read {
@@ -145,25 +147,32 @@ impl Run<'_> {
         Ok(report)
     }
 
-    /// Reads a day, unless it was read from the same.
-    async fn read_one(&self, day: Day, inventories: &[&Inventory], report: &mut BucketReport) -> Result<(), Failure> {
+    /// Reads a day, unless it was read from the same, or from more than there is now.
+    async fn read_one(
+        &mut self,
+        day: Day,
+        inventories: &[&Inventory],
+        report: &mut BucketReport,
+    ) -> Result<(), Failure> {
         let digest = digest(self.bucket, inventories);
-        let stored = self.stored.get(&day);
         let text = hex(&digest);
-        if stored == Some(&text) {
+        if let Some(stored) = self.stored.get(&day) {
+            let may_lack_some = || self.inventories.may_lack_some(day, self.now);
+            if *stored == text || may_lack_some() && !was_read_from(stored, self.bucket, inventories) {
+                return Ok(());
+            }
+        }
+        if inventories.iter().any(|inventory| self.broken.contains(&inventory.digest)) {
             return Ok(());
         }
         let (source, start) = (&self.place.source, start_of(day));
         let to_read = DayToRead { source, bucket: self.bucket, start, inventories, digest };
         let (found, weights) = match read_day(to_read, &self.context.read_settings.limits).await {
             Ok(read) => read,
-            Err(ReadError::Source(error)) => return Err(error.into()),
-            Err(broken) => {
-                // the days beside it have the same file
-                let why = broken.to_string();
-                if !report.not_read.contains(&why) {
-                    report.not_read.push(why);
-                }
+            Err(Unreadable { error: ReadError::Source(error), .. }) => return Err(error.into()),
+            Err(Unreadable { error, inventory }) => {
+                report.not_read.push(error.to_string());
+                self.broken.extend(inventory);
                 return Ok(());
             }
         };

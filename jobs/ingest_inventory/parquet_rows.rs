@@ -86,7 +86,8 @@ impl ParquetRows {
         // a column of a wrong type is named before anything is decoded
         let empty = RecordBatch::new_empty(Arc::clone(rows.file.schema()));
         let array = |column: usize| rows.places[column].map(|place| empty.column(place));
-        Columns::of(array).map_err(|(column, why)| rows.file.broken(&format!(", column {}", COLUMNS[column].0), why))?;
+        Columns::of(array)
+            .map_err(|(column, why)| rows.file.broken(&format!(", column {}", COLUMNS[column].0), why))?;
         Ok(Some(rows))
     }
 
@@ -113,7 +114,13 @@ impl ParquetRows {
     ///
     /// # Errors
     /// The first column that cannot be decoded, or the first row that puts the file in doubt.
-    pub(super) fn add(&self, chunks: &GroupChunks, plan: &Plan, scan: Scan, tally: &mut Tally) -> Result<(), ReadError> {
+    pub(super) fn add(
+        &self,
+        chunks: &GroupChunks,
+        plan: &Plan,
+        scan: Scan,
+        tally: &mut Tally,
+    ) -> Result<(), ReadError> {
         let needed = self.needed();
         chunks.decode(plan, |first_row, batch| {
             let array = |column: usize| {
@@ -208,9 +215,8 @@ impl<'a> Columns<'a> {
             None => Ok(None),
             Some(array) => array.as_boolean_opt().map(Some).ok_or_else(|| wrong(column)),
         };
-        let times = |column: usize| {
-            array(column).map(|array| Times::of(array).map_err(|why| (column, why))).transpose()
-        };
+        let times =
+            |column: usize| array(column).map(|array| Times::of(array).map_err(|why| (column, why))).transpose();
         let size = array(4).and_then(|array| array.as_any().downcast_ref::<Int64Array>());
         Ok(Self {
             key: text(0)?.ok_or_else(|| wrong(0))?,

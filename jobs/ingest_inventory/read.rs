@@ -15,6 +15,7 @@ use super::tally::{DayObjects, Scan, Tally};
 use crate::context::{ReadLimits, SharedBucket};
 use crate::data_files::budget::Budget;
 use crate::data_files::column_file;
+use crate::data_files::object_reader::Footer;
 use crate::data_files::read_error::ReadError;
 use crate::source::{Object, Source, SourceError};
 use books::shared_bucket::{DayCounts, Weight};
@@ -36,6 +37,20 @@ pub(super) struct DayToRead<'a> {
     pub(super) digest: [u8; 32],
 }
 
+/// Why a day cannot be read.
+#[derive(Debug)]
+pub(super) struct Unreadable {
+    pub(super) error: ReadError,
+    /// The digest of the Inventory that is damaged, if it is one.
+    pub(super) inventory: Option<String>,
+}
+
+/// A file that is about to be read.
+enum OpenedFile {
+    Parquet { object: Object, footer: Footer },
+    Csv { object: Object, listed: InventoryFile, columns: Vec<String> },
+}
+
 /// A piece of an Inventory that is read by itself.
 enum Piece {
     Group { rows: Arc<ParquetRows>, group: usize, footer: Arc<OwnedSemaphorePermit> },
@@ -55,7 +70,7 @@ struct Readers {
 ///
 /// # Errors
 /// When an Inventory is not whole or is damaged, or the source fails.
-pub(super) async fn read_day(day: DayToRead<'_>, limits: &ReadLimits) -> Result<(DayCounts, Vec<Weight>), ReadError> {
+pub(super) async fn read_day(day: DayToRead<'_>, limits: &ReadLimits) -> Result<(DayCounts, Vec<Weight>), Unreadable> {
     let DayToRead { source, bucket, start, inventories, digest } = day;
     let all = |has: fn(&Inventory) -> bool| inventories.iter().all(|inventory| has(inventory));
     let mut key = [0; 16];
@@ -79,17 +94,19 @@ pub(super) async fn read_day(day: DayToRead<'_>, limits: &ReadLimits) -> Result<
     for (number, inventory) in inventories.iter().enumerate() {
         let Ok(number) = u8::try_from(number) else {
             let why = "there are more than 256 Inventories of three days; remove copies".to_owned();
-            return Err(ReadError::Broken { file: inventory.name.clone(), place: String::new(), why });
+            let error = ReadError::Broken { file: inventory.name.clone(), place: String::new(), why };
+            return Err(Unreadable { error, inventory: None });
         };
         let scan = Scan { number, began_at: inventory.scanned_at.as_second() };
-        Arc::clone(&readers).read(inventory, scan, limits.parallel.max(1)).await?;
+        let read = Arc::clone(&readers).read(inventory, scan, limits.parallel.max(1)).await;
+        read.map_err(|error| Unreadable { error, inventory: Some(inventory.digest.clone()) })?;
         files += inventory.files.len();
     }
     let mut whole = Tally::new(objects);
     let tallies = readers.pool.lock().map(|mut pool| std::mem::take(&mut *pool)).unwrap_or_default();
     for tally in tallies {
         let broken = |why| ReadError::Broken { file: bucket.name.clone(), place: String::new(), why };
-        whole.merge(tally).map_err(broken)?;
+        whole.merge(tally).map_err(|why| Unreadable { error: broken(why), inventory: None })?;
     }
     let (found, weights) = whole.finish();
     Ok((DayCounts { files: u64::try_from(files).unwrap_or(u64::MAX), ..found }, weights))
@@ -111,7 +128,8 @@ impl Readers {
     async fn read(self: Arc<Self>, inventory: &Inventory, scan: Scan, parallel: usize) -> Result<(), ReadError> {
         let opened: Vec<_> =
             inventory.files.iter().map(|file| Arc::clone(&self).open(inventory, file.clone())).collect();
-        let pieces = stream::iter(opened).buffered(OPEN_AHEAD);
+        let opened = stream::iter(opened).buffered(OPEN_AHEAD);
+        let pieces = opened.and_then(|opened| Arc::clone(&self).pieces(opened));
         let pieces = pieces.map_ok(|pieces| stream::iter(pieces.into_iter().map(Ok))).try_flatten();
         let added = pieces.map_ok(|piece| Arc::clone(&self).add(piece, scan)).try_buffer_unordered(parallel * 2);
         added.try_collect::<()>().await
@@ -142,12 +160,22 @@ impl Readers {
         Ok(object)
     }
 
-    async fn open(self: Arc<Self>, inventory: &Inventory, file: InventoryFile) -> Result<Vec<Piece>, ReadError> {
+    async fn open(self: Arc<Self>, inventory: &Inventory, file: InventoryFile) -> Result<OpenedFile, ReadError> {
         let object = self.look(inventory, &file).await?;
         if let InventoryFormat::Csv(columns) = &inventory.format {
-            return Ok(vec![Piece::Csv { object, listed: file, columns: columns.clone() }]);
+            return Ok(OpenedFile::Csv { object, listed: file, columns: columns.clone() });
         }
         let footer = column_file::footer(&self.source, &object).await?;
+        Ok(OpenedFile::Parquet { object, footer })
+    }
+
+    /// The pieces of a file. Footers wait for memory in the order of the files, so that the one
+    /// that is needed next never waits for one that is needed later.
+    async fn pieces(self: Arc<Self>, opened: OpenedFile) -> Result<Vec<Piece>, ReadError> {
+        let (object, footer) = match opened {
+            OpenedFile::Csv { object, listed, columns } => return Ok(vec![Piece::Csv { object, listed, columns }]),
+            OpenedFile::Parquet { object, footer } => (object, footer),
+        };
         let permit = Arc::new(self.budget.footer(&self.source.name(&object.key), &footer).await?);
         let rows = ParquetRows::open(Arc::clone(&self.source), object, &footer, self.largest_group)?;
         let Some(rows) = rows.map(Arc::new) else { return Ok(vec![]) };

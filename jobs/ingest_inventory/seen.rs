@@ -103,9 +103,7 @@ impl SeenObjects {
         if part.insert(entry) {
             return Sighting::First;
         }
-        let contradicts = |known: &Entry| {
-            known.inventory() == u128::from(inventory) && known.0 & CHECK_MASK != check
-        };
+        let contradicts = |known: &Entry| known.inventory() == u128::from(inventory) && known.0 & CHECK_MASK != check;
         if part.get(&entry).is_some_and(contradicts) { Sighting::Contradicting } else { Sighting::Again }
     }
 }

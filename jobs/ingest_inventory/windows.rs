@@ -12,13 +12,15 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use super::intervals::DAY;
-use super::manifest::{Inventory, ManifestError, Wanted, folder_time, read};
+use super::manifest::{Inventory, ManifestError, Wanted, folder_time, hex, read};
 use crate::context::SharedBucket;
 use crate::source::SourceError;
 use books::units::calendar::Day;
 
 /// Inventories of so many days, from a day's start on, say something of it.
 pub(super) const WINDOW_DAYS: i64 = 3;
+/// Inventories of a day of which every selection is tried; S3 makes three.
+const MOST_TRIED: usize = 8;
 /// S3 delivers an Inventory within so many days.
 const LATE_DAYS: i64 = 2;
 /// Manifests that are read at once.
@@ -46,13 +48,6 @@ pub(super) struct Inventories {
     oldest: Option<Timestamp>,
 }
 
-/// Whether the books have a day.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Known {
-    Stored,
-    New,
-}
-
 /// What can be done with a day.
 #[derive(Debug)]
 pub(super) enum Readiness<'a> {
@@ -64,8 +59,8 @@ pub(super) enum Readiness<'a> {
     Missed,
     /// One of its Inventories cannot be used.
     Unusable,
-    /// It stays as it is: there was no Inventory yet, or those that it was read from are removed.
-    Closed,
+    /// There was no Inventory yet.
+    TooEarly,
 }
 
 /// Finds the Inventories that can say something of days from `from` on.
@@ -111,27 +106,43 @@ impl Inventories {
     }
 
     /// What can be done with a day at `now`.
-    pub(super) fn of_day(&self, day: Day, known: Known, now: Timestamp) -> Readiness<'_> {
-        let (start, end) = (start_of(day), day.end());
-        // S3 may take so long to write the last one that it began in the window
-        let is_over = now.as_second() >= start + (WINDOW_DAYS + LATE_DAYS) * DAY;
-        let older = self.oldest.is_some_and(|oldest| oldest.as_second() <= start);
-        if is_over && !older && known == Known::Stored {
-            return Readiness::Closed;
-        }
+    pub(super) fn of_day(&self, day: Day, now: Timestamp) -> Readiness<'_> {
         if self.unusable.iter().any(|inventory| is_in_window(inventory.scanned_at, day)) {
             return Readiness::Unusable;
         }
         let own: Vec<&Inventory> = self.usable.iter().filter(|one| is_in_window(one.scanned_at, day)).collect();
+        let end = day.end();
         if own.iter().any(|inventory| inventory.scanned_at >= end) {
             return Readiness::Ready(own);
         }
-        match (is_over, older) {
+        match (is_over(day, now), self.oldest.is_some_and(|oldest| oldest < end)) {
             (false, _) => Readiness::Waiting,
             (true, true) => Readiness::Missed,
-            (true, false) => Readiness::Closed,
+            (true, false) => Readiness::TooEarly,
         }
     }
+
+    /// True when Inventories that said something of the day may be removed by now, as old ones are.
+    pub(super) fn may_lack_some(&self, day: Day, now: Timestamp) -> bool {
+        is_over(day, now) && self.oldest.is_none_or(|oldest| oldest.as_second() > start_of(day))
+    }
+}
+
+/// True when no other Inventory of the day will come.
+fn is_over(day: Day, now: Timestamp) -> bool {
+    now.as_second() >= start_of(day) + (WINDOW_DAYS + LATE_DAYS) * DAY
+}
+
+/// True when the day was read from some of these, by these rules: others came later.
+pub(super) fn was_read_from(stored: &str, bucket: &SharedBucket, inventories: &[&Inventory]) -> bool {
+    if inventories.len() > MOST_TRIED {
+        return false;
+    }
+    (1_u32..1 << inventories.len()).any(|chosen| {
+        let some = inventories.iter().enumerate().filter(|(at, _)| chosen >> at & 1 == 1);
+        let some: Vec<&Inventory> = some.map(|(_, inventory)| *inventory).collect();
+        hex(&digest(bucket, &some)) == stored
+    })
 }
 
 /// The SHA-256 of all that the weights of a day follow from.
@@ -149,6 +160,7 @@ pub(super) fn digest(bucket: &SharedBucket, inventories: &[&Inventory]) -> [u8; 
 mod tests {
     use super::*;
     use crate::ingest_inventory::manifest::InventoryFormat;
+    use crate::shared_bucket::customer::CustomerRule;
 
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()
@@ -166,34 +178,65 @@ mod tests {
         }
     }
 
-    fn words(found: &Inventories, known: Known, now: &str) -> String {
-        match found.of_day("2026-11-20".parse().unwrap(), known, at(now)) {
+    fn words(found: &Inventories, now: &str) -> String {
+        match found.of_day("2026-11-20".parse().unwrap(), at(now)) {
             Readiness::Ready(own) => own.iter().map(|one| one.name.as_str()).collect::<Vec<_>>().join(" "),
             other => format!("{other:?}"),
         }
     }
 
-    #[test]
-    fn a_day_is_read_from_the_inventories_of_three_days_and_not_before_one_after_it() {
-        let times = ["2026-11-23T00:00:00Z", "2026-11-22T23:59:59Z", "2026-11-21T00:00:00Z", "2026-11-20T23:59:59Z", "2026-11-20T00:00:00Z", "2026-11-19T23:59:59Z"];
-        let of = |times: &[&str]| Inventories {
+    fn of(times: &[&str]) -> Inventories {
+        Inventories {
             usable: times.iter().map(|time| inventory(time)).collect(),
             unusable: vec![],
             oldest: times.iter().map(|time| at(time)).min(),
+        }
+    }
+
+    /// The newest first.
+    const TIMES: [&str; 6] = [
+        "2026-11-23T00:00:00Z",
+        "2026-11-22T23:59:59Z",
+        "2026-11-21T00:00:00Z",
+        "2026-11-20T23:59:59Z",
+        "2026-11-20T00:00:00Z",
+        "2026-11-19T23:59:59Z",
+    ];
+
+    #[test]
+    fn a_day_is_read_from_the_inventories_of_three_days_and_not_before_one_after_it() {
+        let (soon, late) = ("2026-11-24T23:59:59Z", "2026-11-25T00:00:00Z");
+        assert_eq!(words(&of(&TIMES), soon), TIMES[1..5].join(" "));
+        assert_eq!(words(&of(&TIMES[1..3]), late), TIMES[1..3].join(" "));
+        assert_eq!(words(&of(&TIMES[3..]), soon), "Waiting");
+        assert_eq!(words(&of(&TIMES[3..]), late), "Missed");
+        assert_eq!(words(&of(&TIMES[..1]), late), "TooEarly");
+        let mut broken = of(&TIMES);
+        broken.unusable.push(UnusableInventory { scanned_at: at(TIMES[1]), why: String::new() });
+        assert_eq!(words(&broken, late), "Unusable");
+    }
+
+    #[test]
+    fn removed_inventories_are_told_from_later_ones() {
+        let day = "2026-11-20".parse().unwrap();
+        let may_lack = |times: &[&str], now: &str| of(times).may_lack_some(day, at(now));
+        assert!(!may_lack(&TIMES[..5], "2026-11-25T00:00:00Z"), "one from the start of the day is there");
+        assert!(may_lack(&TIMES[..4], "2026-11-25T00:00:00Z"));
+        assert!(!may_lack(&TIMES[..4], "2026-11-24T23:59:59Z"), "they are new");
+        let bucket = SharedBucket {
+            name: "files".into(),
+            customers: CustomerRule::new(None, None),
+            expire_days: Some(1),
+            inventory: None,
+            access_logs: None,
+            quiet_hours: 6,
         };
-        let now = "2026-11-23T05:00:00Z";
-        assert_eq!(words(&of(&times), Known::New, now), times[1..5].join(" "));
-        assert_eq!(words(&of(&times[3..]), Known::New, now), "Waiting");
-        let late = "2026-11-25T00:00:00Z";
-        assert_eq!(words(&of(&times[3..]), Known::New, "2026-11-24T23:59:59Z"), "Waiting");
-        assert_eq!(words(&of(&times[3..]), Known::New, late), "Missed");
-        assert_eq!(words(&of(&times[..1]), Known::New, late), "Closed", "there was no Inventory yet");
-        assert_eq!(words(&of(&times[1..3]), Known::New, late), times[1..3].join(" "));
-        assert_eq!(words(&of(&times[1..3]), Known::Stored, late), "Closed", "older ones are removed");
-        assert_eq!(words(&of(&times[1..3]), Known::Stored, now), times[1..3].join(" "));
-        assert_eq!(words(&of(&times), Known::Stored, late), times[1..5].join(" "));
-        let mut broken = of(&times);
-        broken.unusable.push(UnusableInventory { scanned_at: at(times[1]), why: String::new() });
-        assert_eq!(words(&broken, Known::New, late), "Unusable");
+        let all: Vec<Inventory> = TIMES.iter().map(|time| inventory(time)).collect();
+        let some = |at: &[usize]| at.iter().map(|at| &all[*at]).collect::<Vec<_>>();
+        let stored = hex(&digest(&bucket, &some(&[1, 3])));
+        assert!(was_read_from(&stored, &bucket, &some(&[1, 3])));
+        assert!(was_read_from(&stored, &bucket, &some(&[0, 1, 2, 3])));
+        assert!(!was_read_from(&stored, &bucket, &some(&[0, 1, 2])));
+        assert!(!was_read_from(&stored, &SharedBucket { expire_days: None, ..bucket }, &some(&[1, 3])));
     }
 }

@@ -12,6 +12,8 @@ mod hold;
 mod implausible;
 mod ingest;
 mod intake;
+mod inventory;
+mod inventory_input;
 mod moved;
 mod over_a_server;
 mod parts;
