@@ -129,6 +129,17 @@ impl NewInventory {
         folder
     }
 
+    /// Writes the manifest of data files that are there already; their MD5 is not computed.
+    pub fn write_listing(&self, configuration: &Path, names: &[String]) {
+        let listed = |name: &String| {
+            let size = std::fs::metadata(configuration.join("data").join(name)).unwrap().len();
+            let key = format!("reports/{BUCKET}/daily/data/{name}");
+            json!({"key": key, "size": size, "MD5checksum": "0".repeat(32)})
+        };
+        let files = names.iter().map(listed).collect();
+        write_manifest(&configuration.join(self.folder()), &self.manifest(files).to_string());
+    }
+
     fn manifest(&self, files: Vec<Value>) -> Value {
         let columns = self.columns();
         let schema = match self.form {
