@@ -245,8 +245,7 @@ fn parsed(wanted: Wanted<'_>, object: &Object, bytes: &[u8]) -> Result<Inventory
 fn located(place: &ReportPlace, file: &FileText) -> Result<InventoryFile, String> {
     let name = shown(&file.key);
     let parts: Vec<&str> = file.key.split('/').collect();
-    let leaves = |part: &&str| matches!(*part, "" | "." | "..");
-    if parts.iter().any(|part| leaves(&part)) || file.key.contains(['\0', '\\']) {
+    if parts.iter().any(|part| matches!(*part, "" | "." | "..")) || file.key.contains(['\0', '\\']) {
         return Err(format!("it lists `{name}`, whose path leaves the Inventory's folder; copy it anew from S3"));
     }
     let data = parts.iter().rposition(|part| *part == "data").filter(|at| at + 1 < parts.len());

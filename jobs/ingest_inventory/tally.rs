@@ -108,7 +108,7 @@ impl Tally {
         let weight = u128::from(size) * u128::from(seconds);
         self.identify(row, created);
         // one that has another class is another weight
-        let class: u128 = row.class.bytes().fold(0, |sum, byte| sum.wrapping_mul(257) + u128::from(byte));
+        let class: u128 = row.class.bytes().fold(0, |sum, byte| sum.wrapping_mul(257).wrapping_add(u128::from(byte)));
         match self.objects.seen.see(&self.identity, scan.number, weight.wrapping_add(class << 64)) {
             Sighting::Again => self.found.repeated += 1,
             Sighting::First => return self.count(row, weight),
