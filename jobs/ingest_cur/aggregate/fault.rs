@@ -9,7 +9,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ingest_cur::listed::shown;
+use crate::listed::shown;
 use books::units::quantity::Quantity;
 use books::units::words::{several, verb};
 use books::usage::meter::Rules;
