@@ -3,8 +3,8 @@
 //!
 //! `cargo bench --bench inventory` makes them once: one a night, each of 10,000,000 objects of
 //! 5,000 customers, in Parquet; half of one night's objects are in the next. `METER_BENCH_OBJECTS`
-//! is another number. `METER_TEST_PYTHON` names the Python that has DuckDB, without it only meter is
-//! measured.
+//! is another number. `METER_TEST_PYTHON` names the Python that has DuckDB; without it only meter
+//! is measured.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a bench that cannot go on stops")]
 #![allow(clippy::float_arithmetic, clippy::as_conversions, reason = "seconds and ratios, no money")]

@@ -175,8 +175,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn seconds_are_those_that_a_watch_counts(
-            created in -3 * DAY..6 * DAY,
-            expires in prop::option::of(-3 * DAY..6 * DAY),
+            (created, expires) in (-3 * DAY..6 * DAY, prop::option::of(-3 * DAY..6 * DAY)),
             expire_days in prop::option::of(0_u16..4),
             scanned_at in -3 * DAY..6 * DAY,
             noncurrent in any::<bool>(),

@@ -91,7 +91,7 @@ impl Tally {
     /// Adds a row.
     ///
     /// # Errors
-    /// What is wrong with it, when the whole Inventory is in doubt.
+    /// What is wrong with it, when nothing of the Inventory may count.
     pub(super) fn add(&mut self, row: &ListedObject<'_>, scan: Scan) -> Result<(), String> {
         let RowKind::Object(currency) = row.kind else { return Ok(()) };
         let size = row.size.and_then(|size| u64::try_from(size).ok()).filter(|size| *size <= LARGEST_OBJECT);

@@ -302,7 +302,7 @@ async fn versions_are_objects_and_delete_markers_weigh_nothing() {
         let report = world.run_well().await;
         assert_eq!(report.bad_lines, 0);
         assert_eq!(world.standard("2026-11-20").await, owned(&[("ann", 10 * DAY), ("bob", 2 * 12 * HOUR)]), "{form:?}");
-        // the day after lists current versions alone: versions are no longer told apart, and the
+        // the day after lists current versions alone: versions are no longer kept apart, and the
         // current one is the same object
         world.write(&nightly(form, 22, &[StoredObject { key: "c/bob/file".into(), ..all[4].clone() }]));
         world.run_well().await;
