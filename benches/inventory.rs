@@ -224,15 +224,25 @@ fn made(objects: u64, nights: &[u64]) -> PathBuf {
     place
 }
 
+/// An object; times in milliseconds since 1970.
+struct Row {
+    key: String,
+    size: i64,
+    created: i64,
+    etag: String,
+    expires: i64,
+}
+
 /// Object `n` of a day, the same in every Inventory that lists it.
-fn row(day: u64, n: u64, of_day: u64) -> (String, i64, i64, String, i64) {
+fn row(day: u64, n: u64, of_day: u64) -> Row {
     let mut random = fastrand::Rng::with_seed(day << 40 | n);
     let key = format!("c/customer-{:05}/{:016x}{:016x}.bin", random.u64(..CUSTOMERS), random.u64(..), random.u64(..));
     let midnight = "2026-11-01T00:00:00Z".parse::<Timestamp>().unwrap().as_millisecond()
         + i64::try_from(day - 1).unwrap() * DAY_MS;
     let second = i64::try_from(n * 86_400 / of_day).unwrap();
     let etag = format!("{:016x}{:016x}", random.u64(..), random.u64(..));
-    (key, random.i64(1..50_000_000), midnight + second * 1000, etag, midnight + 2 * DAY_MS)
+    let size = random.i64(1..50_000_000);
+    Row { key, size, created: midnight + second * 1000, etag, expires: midnight + 2 * DAY_MS }
 }
 
 /// The Inventory of a night: what was made on the two days before it.
@@ -268,22 +278,22 @@ fn make(place: &Path, night: u64, objects: u64) {
     inventory.write_listing(place, &names);
 }
 
-fn batch(rows: Vec<(String, i64, i64, String, i64)>) -> RecordBatch {
-    let texts = |of: &dyn Fn(&(String, i64, i64, String, i64)) -> String| -> ArrayRef {
+fn batch(rows: Vec<Row>) -> RecordBatch {
+    let texts = |of: &dyn Fn(&Row) -> String| -> ArrayRef {
         Arc::new(StringArray::from(rows.iter().map(of).collect::<Vec<_>>()))
     };
-    let times = |of: &dyn Fn(&(String, i64, i64, String, i64)) -> i64| -> ArrayRef {
+    let times = |of: &dyn Fn(&Row) -> i64| -> ArrayRef {
         Arc::new(TimestampMillisecondArray::from(rows.iter().map(of).collect::<Vec<_>>()))
     };
     let columns: Vec<(&str, ArrayRef)> = vec![
         ("bucket", texts(&|_| BUCKET.to_owned())),
-        ("key", texts(&|row| row.0.clone())),
-        ("size", Arc::new(Int64Array::from(rows.iter().map(|row| row.1).collect::<Vec<_>>()))),
-        ("last_modified_date", times(&|row| row.2)),
-        ("e_tag", texts(&|row| row.3.clone())),
+        ("key", texts(&|row| row.key.clone())),
+        ("size", Arc::new(Int64Array::from(rows.iter().map(|row| row.size).collect::<Vec<_>>()))),
+        ("last_modified_date", times(&|row| row.created)),
+        ("e_tag", texts(&|row| row.etag.clone())),
         ("storage_class", texts(&|_| "STANDARD".to_owned())),
         ("is_multipart_uploaded", Arc::new(BooleanArray::from(vec![false; rows.len()]))),
-        ("lifecycle_expiration_date", times(&|row| row.4)),
+        ("lifecycle_expiration_date", times(&|row| row.expires)),
     ];
     RecordBatch::try_from_iter(columns).unwrap()
 }

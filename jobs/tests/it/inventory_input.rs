@@ -127,7 +127,8 @@ async fn a_data_file_that_is_not_the_one_of_the_manifest_is_named() {
             .await;
         with_file(form, cut, &["bytes", "manifest.json says", "copy it anew"]).await;
     }
-    for at in [(|_| 3) as fn(usize) -> usize, |length| length / 2, |length| length - 5] {
+    let places: [fn(usize) -> usize; 3] = [|_| 3, |length| length / 2, |length| length - 5];
+    for at in places {
         with_file(Form::Csv, flipped(at), &["its MD5 is", "the manifest says", "copy it anew"]).await;
     }
     with_file(Form::Parquet, flipped(|length| length - 1), &["does not end as a Parquet file"]).await;
