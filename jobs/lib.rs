@@ -27,6 +27,7 @@ pub mod deliver_notifications;
 pub mod enforce_budgets;
 pub mod fold_measurements;
 mod http_error;
+pub mod ingest_access_logs;
 pub mod ingest_cur;
 pub mod ingest_inventory;
 pub mod job;

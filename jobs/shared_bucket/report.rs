@@ -23,4 +23,6 @@ pub struct BucketReport {
     pub bad_lines: u64,
     /// What could not be read, and why: a person should look.
     pub not_read: Vec<String>,
+    /// What was read and left out or looks odd; nothing has to be done.
+    pub notes: Vec<String>,
 }
