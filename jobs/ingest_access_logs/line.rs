@@ -9,12 +9,12 @@
 //! referer can be `x" 200 - 999`. So the Request-URI ends at the *first* quote behind which status,
 //! error code and the four numbers follow: what decides about bytes is read before the referer and
 //! the user agent. Those, which decide about nothing, are taken apart from the other end: the user
-//! agent ends at the last quote of the line, because no later field has one.
+//! agent ends at the line's last quote with a blank behind it, because no later field has one.
 //!
 //! A line that was cut off has fewer fields, or a number without a blank behind it; so eighteen
 //! fields, which every line has had since 2010, are needed although fewer are used.
 
-use memchr::{memchr, memchr_iter, memrchr};
+use memchr::{memchr, memchr_iter, memrchr_iter};
 
 /// A line's documented fields, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,9 +147,13 @@ impl<'a> Fields<'a> {
 
     fn user_agent(&mut self) -> Result<&'a [u8], BadLogLine> {
         let Some(quoted) = self.0.strip_prefix(b"\"") else { return self.next() };
-        let end = memrchr(b'"', quoted).ok_or(BadLogLine::TooFewFields)?;
-        self.0 = quoted[end + 1..].strip_prefix(b" ").ok_or(BadLogLine::TooFewFields)?;
-        Ok(&quoted[..end])
+        for end in memrchr_iter(b'"', quoted) {
+            if let Some(rest) = quoted[end + 1..].strip_prefix(b" ") {
+                self.0 = rest;
+                return Ok(&quoted[..end]);
+            }
+        }
+        Err(BadLogLine::TooFewFields)
     }
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on fails")]
 
+mod access_logs;
 mod accuracy;
 mod bad_input;
 mod due;
