@@ -1,9 +1,9 @@
 //! `ingest_access_logs`: S3's server access logs → what each customer's requests were on a day.
 //!
 //! S3 delivers logs late, twice, or not at all, and says so. So a day's weights are a function of
-//! the files that can have lines of it, and of nothing else: each run lists the last
-//! [`LOOK_BACK_DAYS`] days, and reads a day whole when the digest of its files is another than the
-//! stored one. Late files open a day again; a repeated run changes nothing.
+//! the files that can have lines of it, and of nothing else: each run lists the last ten days, and
+//! reads a day whole when the digest of its files is another than the stored one. Late files open a
+//! day again; a repeated run changes nothing.
 //!
 //! Which files those are, and when a day can be read: `places`. What a line says: `line`. That it
 //! counts once: `repeats`. What it adds, and to whose sums: `sums`. How much is in memory: `read`.

@@ -30,7 +30,7 @@ use books::units::calendar::Day;
 
 /// Lines are delivered within some hours, mostly; those that come later than so many days after
 /// theirs are only found by event time.
-pub const DELIVERY_DAYS: i32 = 3;
+const DELIVERY_DAYS: i32 = 3;
 /// Lists that are fetched at once.
 const LISTED_AT_ONCE: usize = 8;
 const DAY_SECONDS: i64 = 86_400;

@@ -144,8 +144,7 @@ pub(super) async fn read_day(
     let parsed = blocks.flatten_unordered(FILES_AT_ONCE).map_err(DayError::from).map_ok(|(place, block)| {
         let (sums, pool, processors) = (Arc::clone(&sums), Arc::clone(&pool), Arc::clone(&processors));
         async move {
-            let stopped = |why: String| DayError::Stopped(why);
-            let _processor = processors.acquire().await.map_err(|e| stopped(e.to_string()))?;
+            let _processor = processors.acquire().await.map_err(|e| DayError::Stopped(e.to_string()))?;
             let parsing = tokio::task::spawn_blocking(move || {
                 let pooled = pool.lock().ok().and_then(|mut pool| pool.pop());
                 let mut tally = pooled.unwrap_or_else(|| sums.tally());
@@ -153,7 +152,7 @@ pub(super) async fn read_day(
                 pool.lock().map_err(|e| DayError::Stopped(e.to_string()))?.push(tally);
                 Ok::<_, DayError>((found, block.bytes()))
             });
-            let (found, bytes) = parsing.await.map_err(|e| stopped(e.to_string()))??;
+            let (found, bytes) = parsing.await.map_err(|e| DayError::Stopped(e.to_string()))??;
             Ok((place, found, bytes))
         }
     });
@@ -164,7 +163,8 @@ pub(super) async fn read_day(
         progress.add(u64::try_from(bytes).unwrap_or_default());
     }
     let tallies = pool.lock().map(|mut pool| std::mem::take(&mut *pool)).unwrap_or_default();
-    let adding = tokio::task::spawn_blocking(move || sums.add_up(tallies));
+    let day = Arc::clone(&sums);
+    let adding = tokio::task::spawn_blocking(move || day.add_up(tallies));
     let sums = adding.await.map_err(|e| DayError::Stopped(e.to_string()))??;
     let first_bad = bad_lines.first_bad(|file| source.name(&files[file].key));
     Ok(DayRead { sums, first_bad })

@@ -17,8 +17,7 @@
 //! 100 million lines need less than 64 MB, and 3.2 GB on disk.
 //!
 //! Which of two sightings counts must not depend on their order, so they are merged by a rule that
-//! has none ([`Sighting::merge`]). Lines of one request that name different customers are a
-//! contradiction.
+//! has none: the larger number, and a contradiction when they name different customers.
 //!
 //! The file has no name from the moment it is made: the system frees it when the process ends, also
 //! by `kill -9`.

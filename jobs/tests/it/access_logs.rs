@@ -270,7 +270,8 @@ async fn order_repetition_and_the_form_of_files_change_nothing() {
         let world = World::new().await;
         deliver(&world, &mut random, form, &lines);
         let report = world.read().await;
-        assert_eq!(report.days_read.len(), 3, "{form} {seed}");
+        // by delivery, lines of the days around can be in these files, too
+        assert_eq!(report.days_read.len(), if *form == "event" { 3 } else { 8 }, "{form} {seed}");
         assert!(report.repeated > 100 && report.counted + report.repeated == 600, "{report:?}");
         let mut want: Vec<String> = sums.iter().map(|(row, amount)| format!("{row} {amount}")).collect();
         let mut found = world.weights().await;
@@ -353,7 +354,7 @@ async fn bad_lines_are_named_and_too_many_store_nothing() {
     lines.insert(10, format!("{}{}", get("99").text(), "x".repeat(LINE_BYTES)));
     let text = lines.join("\n");
     // the last line is cut off
-    let path = world.write_at(&of_18("A"), &text.as_bytes()[..text.len() - 150], "2026-11-19T02:00:00Z");
+    let path = world.write_at(&of_18("A"), &text.as_bytes()[..text.len() - 110], "2026-11-19T02:00:00Z");
     let report = world.read().await;
     assert_eq!((report.counted, report.bad_lines), (39, 3));
     let notes = report.notes.join("\n");
@@ -404,6 +405,7 @@ async fn files_without_an_end_or_lines_do_no_harm() {
 async fn every_key_is_a_customers_or_nobodys() {
     let world = World::new().await;
     let long = "k".repeat(1_017);
+    let (long_key, long_id) = (format!("c/acme/{long}"), format!("c/{long}/x"));
     let encoded = |text: &str| -> String {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/.-_".contains(&byte);
         text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%25{b:02X}") }).collect()
@@ -423,8 +425,8 @@ async fn every_key_is_a_customers_or_nobodys() {
         ("c//x", ""),
         ("C/acme/x", ""),
         ("/c/acme/x", ""),
-        (&format!("c/acme/{long}"), "acme"),
-        (&format!("c/{long}/x"), ""),
+        (long_key.as_str(), "acme"),
+        (long_id.as_str(), ""),
     ];
     let lines: Vec<String> = keys
         .iter()
@@ -436,7 +438,7 @@ async fn every_key_is_a_customers_or_nobodys() {
     assert_eq!((report.counted, report.bad_lines), (16, 0), "{report:?}");
     let mut want: BTreeMap<&str, u64> = BTreeMap::new();
     for (id, (_, customer)) in keys.iter().enumerate() {
-        *want.entry(customer).or_default() += 1 << id;
+        *want.entry(*customer).or_default() += 1 << id;
     }
     let rows = world.weights().await;
     let found: BTreeSet<&String> = rows.iter().filter(|row| row.contains("bytes_sent")).collect();
