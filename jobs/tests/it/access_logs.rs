@@ -17,6 +17,7 @@ use jobs::shared_bucket::customer::{CustomerRule, key_beginning};
 use jobs::source::Folder;
 use proptest::prelude::*;
 use testkit::ingest_fixture::IngestFixture;
+use testkit::suite_database::cases;
 
 const NOW: &str = "2026-11-25T12:00:00Z";
 const ROOT: &str = "logs/111122223333/eu-west-1/files/";
@@ -531,7 +532,7 @@ fn is_ambiguous(uri: &str) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(2_000), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_line_is_taken_apart_as_it_was_written(

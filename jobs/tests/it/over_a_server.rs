@@ -4,7 +4,8 @@
 
 use testkit::suite_database::run_over_a_server;
 
-const SUITES: [&str; 11] = [
+const SUITES: [&str; 12] = [
+    "access_logs::",
     "accuracy::",
     "due::",
     "enforce::",
