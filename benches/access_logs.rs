@@ -171,7 +171,10 @@ fn read(folder: &Path) {
             customers: rule,
             expire_days: None,
             inventory: None,
-            access_logs: Some(ReportPlace { source: Arc::new(Folder::new(PathBuf::from(folder))), prefix: String::new() }),
+            access_logs: Some(ReportPlace {
+                source: Arc::new(Folder::new(PathBuf::from(folder))),
+                prefix: String::new(),
+            }),
             quiet_hours: 0,
         };
         books.context.shared_buckets = Arc::new(BTreeMap::from([("files".into(), bucket)]));

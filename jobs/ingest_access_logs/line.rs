@@ -226,13 +226,38 @@ fn number(digits: &[u8]) -> Option<u64> {
 fn instant(time: &[u8]) -> Option<i64> {
     let [b'[', day @ .., b']', b' '] = time else { return None };
     let &[
-        d1, d2, b'/', m1, m2, m3, b'/', y1, y2, y3, y4, b':', h1, h2, b':', n1, n2, b':', s1, s2, b' ', sign, z1, z2,
-        z3, z4,
+        d1,
+        d2,
+        b'/',
+        m1,
+        m2,
+        m3,
+        b'/',
+        y1,
+        y2,
+        y3,
+        y4,
+        b':',
+        h1,
+        h2,
+        b':',
+        n1,
+        n2,
+        b':',
+        s1,
+        s2,
+        b' ',
+        sign,
+        z1,
+        z2,
+        z3,
+        z4,
     ] = day
     else {
         return None;
     };
-    let part = |digits: &[u8], most: u64| number(digits).filter(|part| *part <= most).and_then(|p| i64::try_from(p).ok());
+    let part =
+        |digits: &[u8], most: u64| number(digits).filter(|part| *part <= most).and_then(|p| i64::try_from(p).ok());
     let month = match &[m1, m2, m3] {
         b"Jan" => 1,
         b"Feb" => 2,
@@ -345,7 +370,9 @@ mod tests {
                  - 8 - \"{referer}\" \"{agent}\" - id= -"
             )
         };
-        for uri in ["GET /\" HTTP/1.1", "GET /\\\" 20 HTTP/1.1", "\"\"", "a\" 200", "\" 200 - ", "GET /[x] HTTP/1.1", ""] {
+        for uri in
+            ["GET /\" HTTP/1.1", "GET /\\\" 20 HTTP/1.1", "\"\"", "a\" 200", "\" 200 - ", "GET /[x] HTTP/1.1", ""]
+        {
             for referer in ["-", "foo \"bar\"", "x\" 200 - 999 999 1 1 \"", "\"", "a - \" - b"] {
                 for agent in ["curl", "Safari/604.1\"", "x\" 200 - 9 9 9 9 \"-\" \"-\" - ", "\" - \""] {
                     let written = written(uri, referer, agent);
@@ -376,7 +403,10 @@ mod tests {
             ("", BadLogLine::TooFewFields),
             (blanks.as_str(), BadLogLine::TooFewFields),
             ("\u{1f}\u{8b}\u{0} \u{1} \u{2}", BadLogLine::NoTime),
-            ("2026-11-01 00:00:10 FRA56 1045619 1.2.3.4 GET d111.cloudfront.net /a 200 - curl - - Hit", BadLogLine::NoTime),
+            (
+                "2026-11-01 00:00:10 FRA56 1045619 1.2.3.4 GET d111.cloudfront.net /a 200 - curl - - Hit",
+                BadLogLine::NoTime,
+            ),
             ("o b [31/Feb/2019:00:00:38 +0000] i r q o k - - - - - - - - - -", BadLogLine::NoTime),
             ("o b [06/feb/2019:00:00:38 +0000] i r q o k - - - - - - - - - -", BadLogLine::NoTime),
             ("o b [06/Feb/2019:24:00:38 +0000] i r q o k - - - - - - - - - -", BadLogLine::NoTime),
@@ -384,7 +414,10 @@ mod tests {
             ("o b [06/Feb/2019:00:00:38 +0000] i r q o k \"x\" 20 - 1 1 1 1 - - -", BadLogLine::NoNumbers),
             ("o b [06/Feb/2019:00:00:38 +0000] i r q o k \"x\" 200 - 1x 1 1 1 - - -", BadLogLine::NoNumbers),
             ("o b [06/Feb/2019:00:00:38 +0000] i r q o k - 200 - -1 1 1 1 - - -", BadLogLine::NoNumbers),
-            ("o b [06/Feb/2019:00:00:38 +0000] i r q o k - 200 - 99999999999999999999 1 1 1 - - -", BadLogLine::NoNumbers),
+            (
+                "o b [06/Feb/2019:00:00:38 +0000] i r q o k - 200 - 99999999999999999999 1 1 1 - - -",
+                BadLogLine::NoNumbers,
+            ),
             ("o b [06/Feb/2019:00:00:38 +0000] i r q o k - 200 -  1 1 1 - - -", BadLogLine::NoNumbers),
             (endless.as_str(), BadLogLine::NoNumbers),
         ] {

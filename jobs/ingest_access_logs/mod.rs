@@ -241,8 +241,7 @@ fn describe_day(day: Day, read: &DayRead, report: &mut BucketReport) {
         let named: Vec<String> =
             buckets.iter().take(NAMED_BUCKETS).map(|(name, lines)| format!("`{name}` ({lines})")).collect();
         let lines: u64 = counts.of_other_buckets.values().sum();
-        let what =
-            format!("{day}: {lines} lines are of other buckets and were not counted: {}", named.join(", "));
+        let what = format!("{day}: {lines} lines are of other buckets and were not counted: {}", named.join(", "));
         // none is of the wanted one: its name is wrong, or the place is
         let none = found.counted == 0;
         if none { report.not_read.push(what) } else { report.notes.push(what) }

@@ -135,8 +135,8 @@ impl Places {
         let days: Vec<Day> = days.filter_map(Day::from_epoch).collect();
         let folders: Vec<String> =
             days.iter().map(|day| format!("{root}{}/", day.to_string().replace('-', "/"))).collect();
-        let lists = stream::iter(&folders).map(|folder| source.list(folder)).buffered(LISTED_AT_ONCE);
-        let lists: Vec<_> = lists.try_collect().await?;
+        let lists: Vec<_> = folders.iter().map(|folder| source.list(folder)).collect();
+        let lists: Vec<_> = stream::iter(lists).buffered(LISTED_AT_ONCE).try_collect().await?;
         let mut found = vec![];
         for ((day, folder), listing) in days.into_iter().zip(&folders).zip(lists) {
             for object in listing.objects {

@@ -122,11 +122,7 @@ impl BadLines {
 }
 
 /// Reads all files and adds up the wanted lines.
-pub(super) async fn read_day(
-    reading: Reading<'_>,
-    files: &[Object],
-    wanted: WantedLines,
-) -> Result<DayRead, DayError> {
+pub(super) async fn read_day(reading: Reading<'_>, files: &[Object], wanted: WantedLines) -> Result<DayRead, DayError> {
     let Reading { source, limits, progress } = reading;
     let threads = limits.parallel.max(1);
     let sightings = usize::try_from(limits.memory_bytes / SIGHTING_PART).unwrap_or(SIGHTINGS).min(SIGHTINGS);

@@ -89,7 +89,8 @@ impl Sighting {
     }
 
     fn of_stored(stored: &[u8; STORED]) -> Self {
-        let word = |at: usize| stored.iter().skip(at).take(8).rev().fold(0, |word, byte| (word << 8) | u64::from(*byte));
+        let word =
+            |at: usize| stored.iter().skip(at).take(8).rev().fold(0, |word, byte| (word << 8) | u64::from(*byte));
         let owner = [stored[24], stored[25], stored[26], stored[27]];
         let tier = match stored[28] {
             0 => Tier::Free,

@@ -183,7 +183,8 @@ impl DaySums {
                 sum.add(sighting);
             }
         })?;
-        let lines = |owner: u32| usize::try_from(owner).ok().and_then(|owner| sums.get(owner)).map_or(0, |sum| sum.lines);
+        let lines =
+            |owner: u32| usize::try_from(owner).ok().and_then(|owner| sums.get(owner)).map_or(0, |sum| sum.lines);
         let unusable = lines(UNUSABLE);
         let found = DayCounts {
             files: 0,

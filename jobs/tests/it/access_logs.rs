@@ -91,7 +91,9 @@ impl World {
             let day = stored.day;
             assert_eq!(day.source, ReportSource::AccessLogs);
             found.push(format!("{} {:?}", day.day, day.found));
-            found.extend(day.weights.iter().map(|w| format!("{} {} {} {}", day.day, w.measure.name(), w.customer, w.amount)));
+            found.extend(
+                day.weights.iter().map(|w| format!("{} {} {} {}", day.day, w.measure.name(), w.customer, w.amount)),
+            );
         }
         found
     }
@@ -183,7 +185,9 @@ async fn a_day_of_logs_becomes_weights_of_customers() {
     assert_eq!((report.files, report.counted, report.repeated), (1, 12, 0));
     assert_eq!((report.of_nobody, report.contradictions, report.bad_lines), (2, 1, 0));
     let notes = report.notes.join("\n");
-    for words in ["1 lines are of other buckets", "`other` (1)", "of other days", "in a form that is no id", "another by"] {
+    for words in
+        ["1 lines are of other buckets", "`other` (1)", "of other days", "in a form that is no id", "another by"]
+    {
         assert!(notes.contains(words), "`{words}` is not in: {notes}");
     }
     assert_eq!(report.not_read, [""; 0]);
@@ -272,7 +276,7 @@ async fn order_repetition_and_the_form_of_files_change_nothing() {
         deliver(&world, &mut random, form, &lines);
         let report = world.read().await;
         // by delivery, lines of the days around can be in these files, too
-        assert_eq!(report.days_read.len(), if *form == "event" { 3 } else { 8 }, "{form} {seed}");
+        assert_eq!(report.days_read.len(), if *form == "event" { 3 } else { 7 }, "{form} {seed}");
         assert!(report.repeated > 100 && report.counted + report.repeated == 600, "{report:?}");
         let mut want: Vec<String> = sums.iter().map(|(row, amount)| format!("{row} {amount}")).collect();
         let mut found = world.weights().await;
@@ -371,7 +375,8 @@ async fn bad_lines_are_named_and_too_many_store_nothing() {
     assert_eq!(report.not_read, [""; 0]);
     // binary garbage, and what was stored stays
     let before = world.stored().await;
-    let garbage: Vec<u8> = (0..200_000_u32).map(|n| u8::try_from(n.wrapping_mul(2_654_435_761) >> 24).unwrap()).collect();
+    let garbage: Vec<u8> =
+        (0..200_000_u32).map(|n| u8::try_from(n.wrapping_mul(2_654_435_761) >> 24).unwrap()).collect();
     world.write_at(&of_18("B"), &garbage, "2026-11-19T02:00:00Z");
     let report = world.read().await;
     assert_eq!((report.days_read.len(), report.not_read.len()), (0, 1));
@@ -432,7 +437,9 @@ async fn every_key_is_a_customers_or_nobodys() {
     let lines: Vec<String> = keys
         .iter()
         .enumerate()
-        .map(|(id, (key, _))| Written { key: encoded(key), bytes: (1_u64 << id).to_string(), ..get(&id.to_string()) }.text())
+        .map(|(id, (key, _))| {
+            Written { key: encoded(key), bytes: (1_u64 << id).to_string(), ..get(&id.to_string()) }.text()
+        })
         .collect();
     world.write("A", &lines);
     let report = world.read().await;
@@ -568,7 +575,8 @@ proptest! {
         let found_numbers = [found.bytes_sent, found.object_size, found.total_ms, found.turn_around_ms];
         prop_assert_eq!(&found_numbers[..], &numbers[..]);
         prop_assert_eq!(found.version_id, b"v");
-        prop_assert_eq!(found.later, later.join(" ").as_bytes());
+        let later = later.join(" ");
+        prop_assert_eq!(found.later, later.as_bytes());
         if !format!("{referer}\"").contains("\" \"") {
             prop_assert_eq!(found.referer, referer.as_bytes());
             prop_assert_eq!(found.user_agent, agent.as_bytes());
@@ -576,7 +584,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_the_parser_fail(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-        drop(LogLine::parse(&bytes));
+    fn random_bytes_are_no_line(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        prop_assert!(LogLine::parse(&bytes).is_err());
     }
 }
