@@ -12,7 +12,9 @@
 //!    [`deliver_notifications`] sends what it decided to the web backend.
 //! 4. [`sync_stripe`] reads subscriptions, [`push_stripe`] sends usage, [`reconcile_stripe`]
 //!    compares Stripe's totals with the books; they share the client in [`stripe`].
-//! 5. [`fold_measurements`] keeps measurements few, [`verify_books`] checks the invariants of the
+//! 5. [`ingest_inventory`] and [`ingest_access_logs`] read S3's reports about buckets that all
+//!    customers share; they have [`shared_bucket`] in common.
+//! 6. [`fold_measurements`] keeps measurements few, [`verify_books`] checks the invariants of the
 //!    books, [`probe`] tries the queue.
 //!
 //! [`restore`] is no job: a person imports Stripe's totals into restored books.
@@ -48,10 +50,12 @@ pub mod verify_books;
 use job::Job;
 
 /// The names of all kinds of jobs.
-pub const KINDS: [&str; 13] = [
+pub const KINDS: [&str; 15] = [
     ingest_cur::IngestCur::KIND,
     ingest_cur::IngestPart::KIND,
     ingest_cur::CheckMonths::KIND,
+    ingest_inventory::IngestInventory::KIND,
+    ingest_access_logs::IngestAccessLogs::KIND,
     roll_counters::RollCounters::KIND,
     roll_periods::RollPeriods::KIND,
     enforce_budgets::EnforceBudgets::KIND,

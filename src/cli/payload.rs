@@ -8,9 +8,9 @@ use crate::worker::{Kind, Kinds, ValidatedPayload};
 
 #[derive(Debug, Args)]
 pub(super) struct JobArgs {
-    /// Kind of the job: ingest_cur, check_months, roll_periods, enforce_budgets,
-    /// deliver_notifications, sync_stripe, push_stripe, reconcile_stripe, roll_counters,
-    /// fold_measurements, verify_books, probe
+    /// Kind of the job: ingest_cur, check_months, ingest_inventory, ingest_access_logs,
+    /// roll_periods, enforce_budgets, deliver_notifications, sync_stripe, push_stripe,
+    /// reconcile_stripe, roll_counters, fold_measurements, verify_books, probe
     pub(super) kind: String,
     /// Its payload, field by field: export=main month=2026-03
     #[arg(value_name = "FIELD=VALUE")]

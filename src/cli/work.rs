@@ -9,9 +9,13 @@ use backon::{ExponentialBuilder, Retryable};
 use books::BooksError;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
+use jobs::context::Context;
 use jobs::deliver_notifications::DeliverNotifications;
+use jobs::ingest_access_logs::IngestAccessLogs;
 use jobs::ingest_cur::{IngestCur, IngestPart};
+use jobs::ingest_inventory::IngestInventory;
 use jobs::job::Job;
+use jobs::source::Source;
 use jobs::stripe::StripeMode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -176,7 +180,7 @@ async fn start(
     };
     let sources = Sources {
         books: vec![context.books.clone(), queue.database().clone()],
-        exports: context.exports.values().map(|export| export.source.clone()).collect(),
+        fetched: fetched(&context),
         sends: match &context.billing.mode {
             StripeMode::Stripe(account) => Some(account.sends.clone()),
             StripeMode::DryRun => None,
@@ -200,9 +204,22 @@ fn listen(argument: Option<&str>, config: &Config) -> anyhow::Result<Option<Sock
     }
 }
 
-/// The most bills and parts that one worker reads at once.
+/// The sources of bills, and of reports about shared buckets.
+fn fetched(context: &Context) -> Vec<Arc<dyn Source>> {
+    let bills = context.exports.values().map(|export| &export.source);
+    let buckets = context.shared_buckets.values();
+    let reports = buckets.flat_map(|bucket| [&bucket.inventory, &bucket.access_logs]).flatten();
+    bills.chain(reports.map(|place| &place.source)).cloned().collect()
+}
+
+/// The most bills, parts and reports about shared buckets that one worker reads at once.
 pub(super) fn reads_at_once(config: &Config) -> usize {
-    let kinds = [(IngestCur::KIND, IngestCur::MAX_CONCURRENT), (IngestPart::KIND, IngestPart::MAX_CONCURRENT)];
+    let kinds = [
+        (IngestCur::KIND, IngestCur::MAX_CONCURRENT),
+        (IngestPart::KIND, IngestPart::MAX_CONCURRENT),
+        (IngestInventory::KIND, IngestInventory::MAX_CONCURRENT),
+        (IngestAccessLogs::KIND, IngestAccessLogs::MAX_CONCURRENT),
+    ];
     kinds.iter().map(|(kind, own)| config.queue.max_concurrent.get(*kind).map_or(*own, |n| usize::from(*n))).sum()
 }
 

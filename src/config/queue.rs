@@ -50,6 +50,10 @@ pub struct ScheduleConfig {
     pub ingest: Vec<String>,
     /// Looking whether AWS changed months that are over.
     pub check_months: Vec<String>,
+    /// Reading inventories of shared buckets.
+    pub ingest_inventory: Vec<String>,
+    /// Reading access logs of shared buckets.
+    pub ingest_access_logs: Vec<String>,
     /// Closing TURN counts of periods that are over, and opening the next.
     pub roll_periods: Vec<String>,
     /// Deciding who may go on using what.
@@ -73,6 +77,8 @@ impl Default for ScheduleConfig {
         Self {
             ingest: lines(&["5 * * * *"]),
             check_months: lines(&["35 4 * * *"]),
+            ingest_inventory: lines(&["25 * * * *"]),
+            ingest_access_logs: lines(&["55 * * * *"]),
             roll_periods: lines(&["*/5 * * * *"]),
             enforce_budgets: lines(&["*/5 * * * *"]),
             deliver_notifications: lines(&["* * * * *"]),
@@ -142,6 +148,8 @@ impl ScheduleConfig {
         let Self {
             ingest,
             check_months,
+            ingest_inventory,
+            ingest_access_logs,
             roll_periods,
             enforce_budgets,
             deliver_notifications,
@@ -155,6 +163,8 @@ impl ScheduleConfig {
         let lists = [
             ("ingest", ingest),
             ("check_months", check_months),
+            ("ingest_inventory", ingest_inventory),
+            ("ingest_access_logs", ingest_access_logs),
             ("roll_periods", roll_periods),
             ("enforce_budgets", enforce_budgets),
             ("deliver_notifications", deliver_notifications),

@@ -49,6 +49,9 @@ struct Counters {
     ingest_runs: IntCounterVec,
     ingest_rows: IntCounter,
     fetched_bytes: IntCounter,
+    bucket_days: IntCounter,
+    bucket_files: IntCounter,
+    bucket_items: IntCounterVec,
     entries: IntCounter,
     rollovers: IntCounter,
     entitlement_changes: IntCounterVec,
@@ -150,7 +153,18 @@ impl Metrics {
                 .counter("meter_job_lease_expiries_total", "Jobs that this process took away from a silent worker.")?,
             ingest_runs: r.counters("meter_ingest_runs_total", "Readings of a month's bill.", "outcome", &outcomes)?,
             ingest_rows: r.counter("meter_ingest_rows_total", "Rows of bills that were read.")?,
-            fetched_bytes: r.counter("meter_ingest_fetched_bytes_total", "Bytes of bills that were fetched.")?,
+            fetched_bytes: r
+                .counter("meter_ingest_fetched_bytes_total", "Bytes of bills and reports of S3 that were fetched.")?,
+            bucket_days: r
+                .counter("meter_shared_bucket_days_total", "Days of shared buckets that are new or changed.")?,
+            bucket_files: r
+                .counter("meter_shared_bucket_files_total", "Reports of S3 about shared buckets that were read.")?,
+            bucket_items: r.counters(
+                "meter_shared_bucket_items_total",
+                "Objects and lines of logs in these reports.",
+                "found",
+                &["counted", "repeated", "of_nobody", "contradictions", "bad_lines"],
+            )?,
             entries: r.counter("meter_ledger_entries_booked_total", "Entries appended to the ledger.")?,
             rollovers: r.counter("meter_turn_rollovers_total", "TURN counts that were closed.")?,
             entitlement_changes: r.counters(
@@ -289,7 +303,7 @@ impl Metrics {
         let bytes = |direction: &str| self.0.database_bytes.with_label_values(&[direction]);
         more(&bytes("sent"), traffic.iter().map(|t| t.bytes_sent).sum());
         more(&bytes("received"), traffic.iter().map(|t| t.bytes_received).sum());
-        more(&self.0.fetched_bytes, sources.exports.iter().map(|source| source.fetched().bytes()).sum());
+        more(&self.0.fetched_bytes, sources.fetched.iter().map(|source| source.fetched().bytes()).sum());
         if let Some(sends) = &sources.sends {
             let load = |n: &std::sync::atomic::AtomicU64| n.load(std::sync::atomic::Ordering::Relaxed);
             for (answer, total) in [
@@ -310,8 +324,8 @@ impl Metrics {
 pub struct Sources {
     /// Their waits for locks and their traffic are counted.
     pub books: Vec<Database>,
-    /// Where bills are fetched from.
-    pub exports: Vec<Arc<dyn Source>>,
+    /// Where bills, and reports about shared buckets, are fetched from.
+    pub fetched: Vec<Arc<dyn Source>>,
     /// Requests to Stripe, if there is an account.
     pub sends: Option<Arc<SendCounters>>,
 }

@@ -9,6 +9,7 @@ use jobs::push_stripe::PushReport;
 use jobs::reconcile_stripe::ReconcileReport;
 use jobs::roll_counters::RollCountersReport;
 use jobs::roll_periods::RollPeriodsReport;
+use jobs::shared_bucket::BucketReport;
 use jobs::sync_stripe::SyncReport;
 use jobs::verify_books::VerifyReport;
 
@@ -38,6 +39,24 @@ impl RecordMetrics for IngestReport {
         metrics.0.ingest_rows.inc_by(self.rows);
         if self.outcome == IngestOutcome::Applied {
             metrics.0.entries.inc_by(rows(self.entries));
+        }
+    }
+}
+
+/// The report of `ingest_inventory` and of `ingest_access_logs`.
+impl RecordMetrics for BucketReport {
+    fn record(&self, metrics: &Metrics) {
+        metrics.0.bucket_days.inc_by(rows(self.days_read.len()));
+        metrics.0.bucket_files.inc_by(self.files);
+        let found = [
+            ("counted", self.counted),
+            ("repeated", self.repeated),
+            ("of_nobody", self.of_nobody),
+            ("contradictions", self.contradictions),
+            ("bad_lines", self.bad_lines),
+        ];
+        for (found, count) in found {
+            metrics.0.bucket_items.with_label_values(&[found]).inc_by(count);
         }
     }
 }

@@ -12,7 +12,9 @@ use jobs::context::Context;
 use jobs::deliver_notifications::DeliverNotifications;
 use jobs::enforce_budgets::EnforceBudgets;
 use jobs::fold_measurements::FoldMeasurements;
+use jobs::ingest_access_logs::IngestAccessLogs;
 use jobs::ingest_cur::{CheckMonths, IngestCur, IngestPart};
+use jobs::ingest_inventory::IngestInventory;
 use jobs::job::{Failure, Job};
 use jobs::probe::Probe;
 use jobs::push_stripe::PushStripe;
@@ -142,6 +144,8 @@ impl Kinds {
             Kind::of::<IngestCur>(),
             Kind::of::<IngestPart>(),
             Kind::of::<CheckMonths>(),
+            Kind::of::<IngestInventory>(),
+            Kind::of::<IngestAccessLogs>(),
             Kind::of::<RollPeriods>(),
             Kind::of::<EnforceBudgets>(),
             Kind::of::<DeliverNotifications>(),

@@ -18,7 +18,9 @@ use jiff::tz::TimeZone;
 use jobs::deliver_notifications::DeliverNotifications;
 use jobs::enforce_budgets::EnforceBudgets;
 use jobs::fold_measurements::FoldMeasurements;
+use jobs::ingest_access_logs::IngestAccessLogs;
 use jobs::ingest_cur::{CheckMonths, IngestCur};
+use jobs::ingest_inventory::IngestInventory;
 use jobs::job::Job;
 use jobs::push_stripe::PushStripe;
 use jobs::reconcile_stripe::ReconcileStripe;
@@ -76,6 +78,8 @@ pub fn table(config: &Config) -> Vec<Schedule> {
     let ScheduleConfig {
         ingest,
         check_months,
+        ingest_inventory,
+        ingest_access_logs,
         roll_periods,
         enforce_budgets,
         deliver_notifications,
@@ -89,6 +93,13 @@ pub fn table(config: &Config) -> Vec<Schedule> {
     vec![
         schedule(INGEST, "ingest_cur for each export and month that may still change", ingest, ingests),
         schedule("check_months", "check_months", check_months, month_checks),
+        schedule("ingest_inventory", "ingest_inventory for each shared bucket with one", ingest_inventory, inventories),
+        schedule(
+            "ingest_access_logs",
+            "ingest_access_logs for each shared bucket with them",
+            ingest_access_logs,
+            access_logs,
+        ),
         schedule("roll_periods", "roll_periods", roll_periods, |tick| one(&RollPeriods::default(), tick)),
         schedule("enforce_budgets", "enforce_budgets", enforce_budgets, |tick| one(&EnforceBudgets::default(), tick)),
         schedule("deliver_notifications", "deliver_notifications", deliver_notifications, |tick| {
@@ -128,6 +139,16 @@ fn month_checks(tick: &Tick<'_>) -> Result<Vec<NewJob>, serde_json::Error> {
         return Ok(vec![]);
     }
     one(&CheckMonths { lookback: tick.config.lookback_months }, tick)
+}
+
+fn inventories(tick: &Tick<'_>) -> Result<Vec<NewJob>, serde_json::Error> {
+    let buckets = tick.config.shared_buckets.iter().filter(|bucket| bucket.inventory.is_some());
+    buckets.map(|bucket| NewJob::of(&IngestInventory { bucket: bucket.name.clone() }, tick.origin)).collect()
+}
+
+fn access_logs(tick: &Tick<'_>) -> Result<Vec<NewJob>, serde_json::Error> {
+    let buckets = tick.config.shared_buckets.iter().filter(|bucket| bucket.access_logs.is_some());
+    buckets.map(|bucket| NewJob::of(&IngestAccessLogs { bucket: bucket.name.clone() }, tick.origin)).collect()
 }
 
 /// The newest months of each export, and once a day the older ones that are not complete. While
