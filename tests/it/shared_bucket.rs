@@ -318,7 +318,7 @@ fn faults_of_the_configuration_are_named_with_their_lines() {
     Workspace::with(unknown).run("config check").ends(2).says(&["meter.toml:3: shared_buckets[0].location", "unknown"]);
 }
 
-/// Stores rows as a job does: two customers, nobody and small ones on two days, and the logs of one.
+/// Stores rows as a job does: customers and nobody on two days, and the logs of one.
 fn fill(place: &Workspace, customers: u32) {
     let day = |table: &str, source: &str, back: i32| {
         format!(
