@@ -113,7 +113,7 @@ impl ParquetRows {
     /// Adds the rows of a row group. CPU work; it waits for nothing.
     ///
     /// # Errors
-    /// The first column that cannot be decoded, or the first row after which nothing of the file may count.
+    /// The first column that cannot be decoded, or a row after which nothing of the file may count.
     pub(super) fn add(
         &self,
         chunks: &GroupChunks,
