@@ -175,7 +175,7 @@ async fn child(what: &str, file: &Path, customers: i64) {
                 "one" => 1,
                 _ => customers,
             };
-            // where uses run, the instant of a few is this second, or that of a page, which takes them
+            // where uses run, the instant of a few is this second, or that of a page's lease
             let few = if matches!(what, "running" | "run on") { 20 + customers / 50 } else { 0 };
             let found = report.customers as i64;
             assert!((looked_at..=looked_at + few).contains(&found), "{found} customers instead of {looked_at}");

@@ -156,7 +156,7 @@ impl Metrics {
             fetched_bytes: r
                 .counter("meter_ingest_fetched_bytes_total", "Bytes of bills and reports of S3 that were fetched.")?,
             bucket_days: r
-                .counter("meter_shared_bucket_days_total", "Days of shared buckets that are new or changed.")?,
+                .counter("meter_shared_bucket_readings_total", "Days of shared buckets that are new or changed.")?,
             bucket_files: r
                 .counter("meter_shared_bucket_files_total", "Reports of S3 about shared buckets that were read.")?,
             bucket_items: r.counters(
