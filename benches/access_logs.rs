@@ -30,18 +30,22 @@ const LINES: u64 = 2_000_000;
 const CUSTOMERS: u64 = 5_000;
 const FILE: &str = "111122223333/eu-west-1/files/2026/11/18/2026-11-18-00-00-00-0123456789ABCDEF";
 
+/// The fastest way that was found: a regular expression on whole lines takes ten times as long. It
+/// reads these lines only because no quote stands inside of quotes.
 const DUCKDB: &str = r#"
 import duckdb, sys
 duckdb.sql('SET threads = 2')
-line = r'^\S+ (\S+) \[(\d+/\w+/\d+):[^\]]*\] \S+ \S+ (\S+) (\S+) (\S+) (?:"[^"]*"|-) (\S+) \S+ (\S+) '
+duckdb.sql('SET enable_progress_bar = false')
+names = ('owner bucket day zone ip requester id operation key uri status error bytes size total turn referer agent '
+         'version host signature cipher auth header tls arn acl region').split()
+columns = '{' + ', '.join(f"'{name}': 'VARCHAR'" for name in names) + '}'
 rows = duckdb.execute(f'''
-  WITH lines AS (
-    SELECT regexp_extract(line, '{line}', ['bucket', 'day', 'id', 'operation', 'key', 'status', 'bytes']) AS f
-    FROM read_csv(?, columns = {{'line': 'VARCHAR'}}, delim = '\x01', quote = '', escape = '', header = false, auto_detect = false)),
-  once AS (
-    SELECT f.id, f.operation, any_value(regexp_extract(f.key, '^c/([^/]+)', 1)) AS customer,
-      any_value(CASE WHEN f.operation = 'REST.GET.OBJECT' AND f.status IN ('200', '206') THEN coalesce(TRY_CAST(f.bytes AS UBIGINT), 0) ELSE 0 END) AS bytes
-    FROM lines WHERE f.bucket = 'files' AND f.day = '18/Nov/2026' GROUP BY f.id, f.operation)
+  WITH once AS (
+    SELECT id, operation, any_value(regexp_extract(key, '^c/([^/]+)', 1)) AS customer,
+      any_value(CASE WHEN operation = 'REST.GET.OBJECT' AND status IN ('200', '206')
+        THEN coalesce(TRY_CAST(bytes AS UBIGINT), 0) ELSE 0 END) AS bytes
+    FROM read_csv(?, columns = {columns}, delim = ' ', quote = '"', escape = '"', header = false, auto_detect = false, null_padding = true)
+    WHERE bucket = 'files' AND starts_with(day, '[18/Nov/2026:') GROUP BY id, operation)
   SELECT customer, sum(bytes)::VARCHAR, count(*) FILTER (operation LIKE 'REST.PUT.%'), count(*) FILTER (operation NOT LIKE 'REST.PUT.%')
   FROM once GROUP BY customer ORDER BY customer''', [sys.argv[1]]).fetchall()
 for row in rows: print('|'.join(map(str, row)))
