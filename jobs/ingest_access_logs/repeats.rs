@@ -101,8 +101,8 @@ impl Sighting {
     }
 }
 
-/// The hash of the parts that make a line one and the same. Parts stay apart: `ab`, `c` is not `a`,
-/// `bc`.
+/// The hash of the parts that make a line one and the same. Parts are kept apart: `ab`, `c` is not
+/// `a`, `bc`.
 pub fn hash(parts: &[&[u8]]) -> [u64; 2] {
     [0_u8, 1].map(|half| {
         let mut hasher = DefaultHasher::new();

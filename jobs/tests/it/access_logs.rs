@@ -544,10 +544,13 @@ proptest! {
     #[test]
     fn a_line_is_taken_apart_as_it_was_written(
         (uri, referer, agent) in (quoted(), quoted(), quoted()),
-        words in proptest::collection::vec("[!#-Z^-~]{1,20}", 8),
-        numbers in proptest::collection::vec(proptest::option::of(any::<u64>()), 4),
-        (status, second) in (proptest::option::of(100_u16..600), 0_i64..4_102_444_800),
+        (words, numbers) in (
+            proptest::collection::vec("[!#-Z^-~]{1,20}", 8),
+            proptest::collection::vec(proptest::option::of(any::<u64>()), 4),
+        ),
+        status in proptest::option::of(100_u16..600),
         later in proptest::collection::vec("[!#-~]{1,9}", 0..12),
+        second in 0_i64..4_102_444_800,
     ) {
         prop_assume!(!is_ambiguous(&uri));
         let time = Timestamp::from_second(second).unwrap().strftime("%d/%b/%Y:%H:%M:%S +0000").to_string();
