@@ -66,6 +66,9 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     if let Some(export) = fields.get("export").and_then(Value::as_str) {
         select::exports(config, Some(export))?;
     }
+    if let Some(bucket) = fields.get("bucket").and_then(Value::as_str) {
+        select::shared_buckets(config, Some(bucket))?;
+    }
     let open = if dry { Open::DRY_RUN } else { Open::MIGRATED };
     let books = wiring::open_books(config, open).await?;
     let context = wiring::context(config, books.counted()).await?;

@@ -1,9 +1,9 @@
-//! Which months and exports a command is about.
+//! Which months, exports and shared buckets a command is about.
 
 use books::units::calendar::Month;
 use jiff::Timestamp;
 
-use crate::config::Config;
+use crate::config::{Config, SharedBucketConfig};
 use crate::exit::BadUsage;
 
 /// The months of `--month`, or of `--from --to`; none without them.
@@ -31,6 +31,27 @@ pub(super) fn months(
         return Err(BadUsage(format!("{} months are too many at once; at most 120", months.len())).into());
     }
     Ok(Some(months))
+}
+
+/// The shared buckets: all, or the one that is named.
+pub(super) fn shared_buckets<'a>(
+    config: &'a Config,
+    only: Option<&str>,
+) -> Result<Vec<&'a SharedBucketConfig>, BadUsage> {
+    let all = &config.shared_buckets;
+    let Some(only) = only else { return Ok(all.iter().collect()) };
+    match all.iter().find(|bucket| bucket.name == only) {
+        Some(bucket) => Ok(vec![bucket]),
+        None => {
+            let names: Vec<&str> = all.iter().map(|bucket| bucket.name.as_str()).collect();
+            let known = if names.is_empty() {
+                "none is configured".to_owned()
+            } else {
+                format!("there are: {}", names.join(", "))
+            };
+            Err(BadUsage(format!("there is no shared bucket `{only}`; {known} ([[shared_buckets]])")))
+        }
+    }
 }
 
 /// The names of the exports: all, or the one of `--export`.

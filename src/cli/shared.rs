@@ -8,8 +8,9 @@ use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::select;
 use crate::config::{Config, SharedBucketConfig};
-use crate::exit::{BadUsage, Exit};
+use crate::exit::Exit;
 use crate::print::{self, shared as tables};
 use crate::wiring::{self, Open};
 
@@ -75,7 +76,7 @@ impl DayJson {
 }
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
-    let buckets = buckets(config, args.bucket.as_deref())?;
+    let buckets = select::shared_buckets(config, args.bucket.as_deref())?;
     let (from, to) = newest(now, args.days);
     let books = wiring::open_books(config, Open::EXISTING).await?;
     let mut found = vec![];
@@ -110,24 +111,6 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         tables::customers(days);
     }
     Ok(Exit::Ok)
-}
-
-/// The buckets that are shown.
-fn buckets<'a>(config: &'a Config, only: Option<&str>) -> Result<Vec<&'a SharedBucketConfig>, BadUsage> {
-    let all = &config.shared_buckets;
-    let Some(only) = only else { return Ok(all.iter().collect()) };
-    match all.iter().find(|bucket| bucket.name == only) {
-        Some(bucket) => Ok(vec![bucket]),
-        None => {
-            let names: Vec<&str> = all.iter().map(|bucket| bucket.name.as_str()).collect();
-            let known = if names.is_empty() {
-                "none is configured".to_owned()
-            } else {
-                format!("there are: {}", names.join(", "))
-            };
-            Err(BadUsage(format!("there is no shared bucket `{only}`; {known} ([[shared_buckets]])")))
-        }
-    }
 }
 
 /// The first and the last of the newest days that are over.

@@ -330,6 +330,31 @@ mod tests {
     }
 
     #[test]
+    fn of_a_shared_bucket_those_reports_are_read_that_are_configured() {
+        let bucket = |report: &str| {
+            let text = format!(
+                "[[shared_buckets]]\nname = \"b\"\ncustomer_key = \"c/{{customer}}/\"\n[shared_buckets.{report}]\nlocation = \"r\"\n"
+            );
+            toml::from_str::<Config>(&text).unwrap()
+        };
+        let found = |config: &Config| {
+            kinds(config).into_iter().filter(|kind| jobs_of_buckets().contains(&kind.as_str())).collect::<Vec<_>>()
+        };
+        assert_eq!(found(&Config::default()), Vec::<String>::new());
+        assert_eq!(found(&bucket("inventory")), ["ingest_inventory"]);
+        assert_eq!(found(&bucket("access_logs")), ["ingest_access_logs"]);
+        let none = Config {
+            schedule: ScheduleConfig { ingest_inventory: vec![], ..ScheduleConfig::default() },
+            ..bucket("inventory")
+        };
+        assert_eq!(found(&none), Vec::<String>::new());
+    }
+
+    fn jobs_of_buckets() -> [&'static str; 2] {
+        [IngestInventory::KIND, IngestAccessLogs::KIND]
+    }
+
+    #[test]
     fn counters_are_rolled_within_five_minutes_of_midnight_and_hourly_otherwise() {
         let schedule = named("roll_counters");
         let mut tick = at("2026-02-28T12:00:00Z");

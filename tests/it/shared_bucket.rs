@@ -398,6 +398,26 @@ fn who_used_a_shared_bucket_is_shown_by_day() {
 }
 
 #[test]
+fn a_worker_reads_the_reports_of_each_bucket() {
+    let place = Workspace::with(CONFIG);
+    for folder in ["reports/inventory", "reports/logs"] {
+        std::fs::create_dir_all(place.path(folder)).unwrap();
+    }
+    place.run("migrate").ends(0);
+    place.run("schedule").ends(0).says(&["ingest_inventory", "25 * * * *", "ingest_access_logs", "55 * * * *"]);
+    place.run("work --once");
+    let done = "SELECT kind, key, state FROM jobs WHERE kind LIKE 'ingest\\_%' ESCAPE '\\' ORDER BY kind";
+    assert_eq!(
+        place.query(done),
+        ["ingest_access_logs|ingest_access_logs/my-uploads|done", "ingest_inventory|ingest_inventory/my-uploads|done"]
+    );
+    for kind in ["ingest_inventory", "ingest-access-logs"] {
+        let unknown = "there is no shared bucket `other`; there are: my-uploads";
+        place.run(&format!("run {kind} bucket=other")).ends(2).says(&[unknown]);
+    }
+}
+
+#[test]
 fn doctor_looks_for_the_reports() {
     let place = Workspace::with(CONFIG);
     place.run("migrate").ends(0);
