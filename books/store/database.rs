@@ -68,10 +68,6 @@ pub struct Database {
     fence: Option<Fence>,
 }
 
-/// 16 MiB of pages. With SQLite's 2 MiB, transactions of large work write pages before they commit,
-/// and read them again.
-const CACHE: &str = "cache_size = -16384";
-
 impl std::fmt::Debug for Database {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Database")
@@ -100,7 +96,7 @@ impl Database {
                 Durability::Full => "synchronous = FULL",
                 Durability::Normal => "synchronous = NORMAL",
             };
-            let pragmas = ["journal_mode = WAL", synchronous, "foreign_keys = ON", CACHE];
+            let pragmas = ["journal_mode = WAL", synchronous, "foreign_keys = ON"];
             for pragma in pragmas {
                 // SQLite calls no busy handler while it turns a new file to WAL, so processes that
                 // start at once wait here
