@@ -219,7 +219,7 @@ impl ParquetFile {
         self.wanted.lacks_tag()
     }
 
-    /// Bytes that [`ParquetFile::fetch`] reads into memory for a row group.
+    /// Bytes that `ParquetFile::fetch` reads into memory for a row group.
     pub fn needed_bytes(&self, group: usize) -> u64 {
         self.file.needed_bytes(group, &self.wanted.places())
     }
