@@ -174,7 +174,10 @@ impl Writer for Connection {
     fn try_roll_back(&self) -> bool {
         let Ok(mut core) = self.core.try_lock() else { return false };
         if core.writes {
-            core.db.execute_batch("ROLLBACK").unwrap();
+            // an interrupted statement has undone its transaction already
+            if !core.db.is_autocommit() {
+                core.db.execute_batch("ROLLBACK").unwrap();
+            }
             core.robbed = true;
             core.settle(&self.site.lock, false);
         }

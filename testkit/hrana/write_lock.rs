@@ -52,6 +52,24 @@ impl Holder {
     }
 }
 
+/// A place in the queue. A thread that panics while it waits leaves none behind: all others would
+/// wait for it for ever.
+struct Place<'a> {
+    lock: &'a WriteLock,
+    ticket: u64,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut state = self.lock.state();
+        let before = state.queue.len();
+        state.queue.retain(|ticket| *ticket != self.ticket);
+        if state.queue.len() < before {
+            self.lock.changed.notify_all();
+        }
+    }
+}
+
 impl WriteLock {
     pub(super) fn new(timeout: Duration) -> Self {
         Self { state: Mutex::new(State { timeout, ..State::default() }), changed: Condvar::new() }
@@ -61,12 +79,19 @@ impl WriteLock {
         self.state.lock().unwrap()
     }
 
-    /// Waits for its turn. The caller must not hold the lock.
-    pub(super) fn acquire(&self, writer: &Weak<dyn Writer>) {
+    fn queue(&self) -> u64 {
         let mut state = self.state();
         let ticket = state.tickets;
         state.tickets += 1;
         state.queue.push_back(ticket);
+        ticket
+    }
+
+    /// Waits for its turn. The caller must not hold the lock.
+    pub(super) fn acquire(&self, writer: &Weak<dyn Writer>) {
+        let place = Place { lock: self, ticket: self.queue() };
+        let ticket = place.ticket;
+        let mut state = self.state();
         loop {
             let Some(holder) = &state.holder else {
                 if state.queue.front() == Some(&ticket) {
