@@ -19,7 +19,6 @@ mod read;
 pub mod repeats;
 mod sums;
 
-use std::fmt::Write;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -32,13 +31,11 @@ use self::read::{DayError, DayRead, Reading, read_day};
 use self::sums::WantedLines;
 use crate::context::{Context, SharedBucket};
 use crate::job::{Failure, Job};
-use crate::shared_bucket::BucketReport;
+use crate::shared_bucket::{BucketReport, past_days};
 use crate::source::Object;
 use books::shared_bucket::{BucketDay, ReportSource};
 use books::units::calendar::Day;
 
-/// Days that are looked at, before the one that is not over.
-const LOOK_BACK_DAYS: i32 = 10;
 /// A day is not stored when more than one line of so many is bad.
 const LINES_OF_A_BAD_ONE: u64 = 10;
 /// Other buckets that are named.
@@ -89,8 +86,7 @@ async fn ingest(bucket: &SharedBucket, context: &Context, now: Timestamp) -> Res
         let why = "it has no [shared_buckets.access_logs] in meter.toml, which says where its access logs lie";
         Failure::GiveUp(anyhow!("{}: {why}", bucket.name))
     })?;
-    let today = i32::try_from(now.as_second().div_euclid(86_400)).unwrap_or(i32::MAX);
-    let days: Vec<Day> = (today - LOOK_BACK_DAYS..today).filter_map(Day::from_epoch).collect();
+    let days = past_days(now);
     let (Some(from), Some(to)) = (days.first(), days.last()) else { return Ok(BucketReport::default()) };
     let places = Places::list(place, &bucket.name, *from, *to).await?;
     let stored = context.books.bucket_day_digests(&bucket.name, ReportSource::AccessLogs, *from).await?;
@@ -178,11 +174,7 @@ fn digest(bucket: &SharedBucket, files: &[Object]) -> String {
         add(&file.key);
         add(&file.etag);
     }
-    text.finalize().iter().fold(String::new(), |mut hex, byte| {
-        // writing to a String cannot fail
-        let _written = write!(hex, "{byte:02x}");
-        hex
-    })
+    text.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What to say when a day was read from more files than there are now.

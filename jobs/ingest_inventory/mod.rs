@@ -40,12 +40,9 @@ use self::windows::{Inventories, Readiness, WINDOW_DAYS, digest, find, start_of,
 use crate::context::{Context, ReportPlace, SharedBucket};
 use crate::data_files::read_error::ReadError;
 use crate::job::{Failure, Job};
-use crate::shared_bucket::BucketReport;
+use crate::shared_bucket::{BucketReport, past_days};
 use books::shared_bucket::{BucketDay, ReportSource};
 use books::units::calendar::Day;
-
-/// Past days that a run looks at.
-const LOOK_BACK_DAYS: i32 = 10;
 
 /// Read the days of a shared bucket that its Inventories tell something new of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,7 +71,7 @@ impl Job for IngestInventory {
     async fn run(self, context: &Context, now: Timestamp) -> Result<BucketReport, Failure> {
         let (bucket, place) = find_bucket(context, &self.bucket)?;
         context.books.require_migrated().await?;
-        let days = days_before(now);
+        let days = past_days(now);
         let Some(first) = days.first().copied() else { return Ok(BucketReport::default()) };
         let stored = context.books.bucket_day_digests(&bucket.name, ReportSource::Inventory, first).await?;
         let inventories = find(Wanted { place, bucket: &bucket.name, now }, first).await?;
@@ -96,12 +93,6 @@ fn find_bucket<'a>(context: &'a Context, name: &str) -> Result<(&'a SharedBucket
         )));
     };
     Ok((bucket, place))
-}
-
-/// The past days that a run looks at, in order.
-fn days_before(now: Timestamp) -> Vec<Day> {
-    let today = i32::try_from(now.as_second().div_euclid(86_400)).unwrap_or(0);
-    (today - LOOK_BACK_DAYS..today).filter_map(Day::from_epoch).collect()
 }
 
 /// A run with what it found.
