@@ -25,6 +25,19 @@ impl Work {
         kill(Pid::from_raw(pid), signal).unwrap();
     }
 
+    /// Stops the process at an instant at which it does not hold the books' write lock, which
+    /// nobody could take from it: SQLite's file locks have no lease.
+    fn stop_between_writes(&self, place: &Workspace) {
+        let start = Instant::now();
+        self.signal(Signal::SIGSTOP);
+        while place.is_write_locked() {
+            assert!(start.elapsed() < Duration::from_secs(30), "the worker always writes");
+            self.signal(Signal::SIGCONT);
+            std::thread::sleep(Duration::from_millis(5));
+            self.signal(Signal::SIGSTOP);
+        }
+    }
+
     fn ended(mut self) -> Ran {
         let mut child = self.0.take().unwrap();
         let (mut out, mut err) = (String::new(), String::new());
@@ -198,7 +211,7 @@ fn a_run_that_lost_its_lease_does_not_commit() {
     let sleeper = Work::start(&place, "--no-schedule --kinds probe", &short);
     place.run("enqueue probe name=once millis=1500").ends(0);
     until(&place, "SELECT state FROM jobs", "running");
-    sleeper.signal(Signal::SIGSTOP);
+    sleeper.stop_between_writes(&place);
     let other = Work::start(&place, "--no-schedule --kinds probe", &short);
     until(&place, "SELECT state || lease FROM jobs", "done2");
     sleeper.signal(Signal::SIGCONT);

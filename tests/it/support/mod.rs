@@ -151,6 +151,17 @@ impl Workspace {
             connect(&database).execute_batch(sql).await.unwrap();
         });
     }
+
+    /// Whether another process holds the write lock of the books now, for at least 200 ms.
+    pub fn is_write_locked(&self) -> bool {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let database = libsql::Builder::new_local(self.path("meter.db")).build().await.unwrap();
+            let connection = database.connect().unwrap();
+            connection.busy_timeout(std::time::Duration::from_millis(200)).unwrap();
+            connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK").await.is_err()
+        })
+    }
 }
 
 /// A connection that waits while a worker writes.
