@@ -46,6 +46,7 @@ fn context(books: Database) -> Context {
         meters: METERS.iter().map(meter).collect(),
         ignore: vec![],
         watched: vec![],
+        shared_buckets: vec![],
     };
     let read_settings = ReadSettings::new(rules);
     let enforcement = Arc::new(EnforcementSettings::default());

@@ -442,7 +442,8 @@ impl Config {
         });
         let ignore = ignore.collect();
         let watched = patterns(&self.watched_products, Pattern::product, &[Step::Key("watched_products".into())]);
-        let rules = Rules { tag_keys: self.tag_keys(), meters, ignore, watched };
+        let shared_buckets = self.shared_buckets.iter().map(|bucket| bucket.rule(self.measure.settle_hours)).collect();
+        let rules = Rules { tag_keys: self.tag_keys(), meters, ignore, watched, shared_buckets };
         if let Err(found) = rules.check() {
             let meters = Step::Key("meters".into());
             faults.extend(found.into_iter().map(|why| {

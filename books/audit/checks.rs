@@ -263,7 +263,7 @@ async fn conservation(c: &crate::store::connection::Connection) -> Result<Check,
     let mut checked = 0;
     let mut rows = c
         .query(
-            "SELECT t.version_id, t.meter, t.total, t.attributed, t.unattributed, t.excluded, t.booked, v.payer, v.month \
+            "SELECT t.version_id, t.meter, t.total, t.attributed, t.unattributed, t.excluded, t.booked, v.payer, v.month, t.apportioned \
              FROM bill_totals t JOIN bill_versions v ON v.id = t.version_id \
              WHERE v.state = 'applied' AND NOT EXISTS (SELECT 1 FROM bill_versions n WHERE n.supersedes = v.id)",
             (),
@@ -274,6 +274,11 @@ async fn conservation(c: &crate::store::connection::Connection) -> Result<Check,
     while let Some(row) = line_rows.next().await? {
         *lines.entry((row.get(0)?, row.get(1)?)).or_default() += exact(row.get(2)?)?;
     }
+    let mut shares: BTreeMap<(i64, String), Quantity> = BTreeMap::new();
+    let mut share_rows = c.query("SELECT version_id, meter, apportioned FROM bucket_shares", ()).await?;
+    while let Some(row) = share_rows.next().await? {
+        *shares.entry((row.get(0)?, row.get(1)?)).or_default() += exact(row.get(2)?)?;
+    }
     while let Some(row) = rows.next().await? {
         checked += 1;
         let (id, meter): (i64, String) = (row.get(0)?, row.get(1)?);
@@ -281,8 +286,14 @@ async fn conservation(c: &crate::store::connection::Connection) -> Result<Check,
         let (unattributed, excluded, booked) = (exact(row.get(4)?)?, exact(row.get(5)?)?, exact(row.get(6)?)?);
         let (payer, month): (String, String) = (row.get(7)?, row.get(8)?);
         let name = format!("{payer} {} {meter}", month.parse::<Month>().map_or(month.clone(), |m| m.to_string()));
-        if attributed + unattributed + excluded != total {
-            violations.push(format!("{name}: {attributed} + {unattributed} + {excluded} is not {total}"));
+        let apportioned = exact(row.get(9)?)?;
+        if attributed + apportioned + unattributed + excluded != total {
+            violations
+                .push(format!("{name}: {attributed} + {apportioned} + {unattributed} + {excluded} is not {total}"));
+        }
+        let by_day = shares.get(&(id, meter.clone())).copied().unwrap_or_default();
+        if by_day != apportioned {
+            violations.push(format!("{name}: shares of buckets make {by_day}, and {apportioned} is apportioned"));
         }
         let by_line = lines.get(&(id, meter.clone())).copied().unwrap_or_default();
         if by_line != total {
@@ -305,7 +316,7 @@ async fn conservation(c: &crate::store::connection::Connection) -> Result<Check,
     }
     Ok(Check {
         name: "conservation",
-        rule: "attributed + unattributed + excluded = total of the meter's lines; booked = ledger",
+        rule: "attributed + apportioned + unattributed + excluded = total of the meter's lines; booked = ledger",
         checked,
         violations,
     })

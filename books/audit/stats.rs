@@ -15,12 +15,16 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::measured::accuracy::MeterAccuracy;
+use crate::shared_bucket::stored::BookedShare;
 use crate::stripe::alarm::TargetAlarm;
 use crate::units::quantity::Quantity;
 use crate::usage::bill::BillNote;
 
 /// The days in [`BooksStats::days`].
 pub const DAYS: i32 = 35;
+
+/// The days in [`BooksStats::shares`].
+pub const SHARED_DAYS: i32 = 14;
 
 /// So many pending notifications are counted with each look, and all of them with the customers.
 pub const MANY: i64 = 50;
@@ -42,6 +46,8 @@ pub struct BooksStats {
     pub notifications: NotificationStats,
     /// Measured against billed usage by meter, as it was compared last.
     pub accuracy: Vec<MeterAccuracy>,
+    /// The billed days of shared buckets of the last weeks, oldest first.
+    pub shares: Vec<BookedShare>,
     /// Bytes of the database; none for a remote one.
     pub size_bytes: Option<i64>,
 }

@@ -1,14 +1,25 @@
-//! The days of shared buckets: how much each customer had of one, as S3's own reports tell it.
+//! The days of shared buckets: how much each customer had of one, as S3's own reports tell it, and
+//! whose a billed amount is by that.
 //!
-//! **Owns** the tables `bucket_days` and `bucket_weights`, and what a weight is. **Does not own**
-//! the reading of reports (`jobs/shared_bucket`), nor any amount of a bill: a weight is not booked.
+//! **Owns** the tables `bucket_days`, `bucket_weights`, `bucket_shares` and `bucket_acceptances`,
+//! what a weight is, and how an amount is divided by weights. **Does not own** the reading of
+//! reports (`jobs/shared_bucket`), nor the ledger: shares are booked with the version of the bill
+//! (`usage::booking`).
 //!
 //! **Invariants**: a day of a bucket and source is stored whole, with its counts, in one
 //! transaction; the same digest is the same day, and writes nothing; a weight is an integer above 0
-//! in the smallest unit of its measure, and a day has each measure, class and customer once.
+//! in the smallest unit of its measure, and a day has each measure, class and customer once; the
+//! shares of an amount make the amount, to the last decimal.
 
+mod apportion;
+pub mod billed;
 mod read;
+pub mod reports;
+pub mod shares;
 mod store;
+pub mod stored;
+
+pub use apportion::Remainder;
 
 use serde::{Deserialize, Serialize};
 
@@ -68,7 +79,19 @@ impl Measure {
         }
     }
 
-    fn named(name: &str) -> Result<Self, BooksError> {
+    /// The reports that it is read from.
+    pub fn source(self) -> ReportSource {
+        match self {
+            Self::ByteSeconds => ReportSource::Inventory,
+            Self::BytesSent | Self::Requests1 | Self::Requests2 => ReportSource::AccessLogs,
+        }
+    }
+
+    /// As [`Measure::name`] says it.
+    ///
+    /// # Errors
+    /// For another name.
+    pub fn named(name: &str) -> Result<Self, BooksError> {
         [Self::ByteSeconds, Self::BytesSent, Self::Requests1, Self::Requests2]
             .into_iter()
             .find(|measure| measure.name() == name)
@@ -87,6 +110,9 @@ pub struct Weight {
     /// In the measure's smallest unit. A weight of 0 is not stored.
     pub amount: u128,
 }
+
+/// A customer's weight on a day; the empty customer is nobody.
+pub type CustomerWeight = (String, u128);
 
 /// What was found in the reports of a day.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

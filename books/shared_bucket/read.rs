@@ -18,7 +18,8 @@ const WEIGHTS: &str = "SELECT measure, class, customer, amount FROM bucket_weigh
     WHERE bucket = ?1 AND source = ?2 AND day = ?3 AND (measure, class, customer) > (?4, ?5, ?6) \
     ORDER BY measure, class, customer LIMIT ?7";
 
-fn weight(row: &Row) -> Result<Weight, BooksError> {
+/// The weight of a row that begins with measure, class, customer and amount.
+pub(super) fn measured_weight(row: &Row) -> Result<Weight, BooksError> {
     let (measure, amount): (String, String) = (row.get(0)?, row.get(3)?);
     let wrong = |_| BooksError::Integrity(format!("bucket_weights.amount is `{amount}`"));
     Ok(Weight {
@@ -47,7 +48,7 @@ pub(super) async fn weights(
         let mut rows = c.query(WEIGHTS, values).await?;
         let before = found.len();
         while let Some(row) = rows.next().await? {
-            found.push(weight(&row)?);
+            found.push(measured_weight(&row)?);
         }
         if found.len() - before < PAGE {
             return Ok(found);

@@ -71,6 +71,7 @@ const MIGRATIONS: &[Migration] = migrations![
     37 "0037_enforcement_due",
     38 "0038_measured_accuracy",
     39 "0039_shared_buckets",
+    40 "0040_shares",
 ];
 
 /// The schema version that this build works with.

@@ -56,6 +56,9 @@ pub struct Version {
     pub accepted: String,
     /// What a person should know of it.
     pub notes: Vec<BillNote>,
+    /// Digest of the reports by which its usage of shared buckets is apportioned; empty without
+    /// such usage.
+    pub reports_digest: String,
 }
 
 /// Something that a person should know of a version that is booked all the same.
@@ -77,6 +80,8 @@ pub enum NoteKind {
     ProductNotCounted,
     /// Usage of a meter's products, of which other meters count lines and this one none.
     MeterCountsNothing,
+    /// Usage of S3 whose bucket cannot be told, or that is about a part of a bucket.
+    SharedBucket,
 }
 
 /// A file of a version, as it was read.
@@ -143,7 +148,9 @@ pub struct MeterTotals {
     pub total: Quantity,
     /// Counted lines with a customer tag.
     pub attributed: Quantity,
-    /// Counted lines without one.
+    /// What customers have of counted lines of shared buckets.
+    pub apportioned: Quantity,
+    /// What is left of counted lines without a tag.
     pub unattributed: Quantity,
     /// Lines of the meter that do not count.
     pub excluded: Quantity,
@@ -152,9 +159,9 @@ pub struct MeterTotals {
 }
 
 impl MeterTotals {
-    /// True when every line of the meter is in one of the three parts.
+    /// True when every line of the meter is in one of the four parts.
     pub fn is_conserved(&self) -> bool {
-        self.attributed + self.unattributed + self.excluded == self.total
+        self.attributed + self.apportioned + self.unattributed + self.excluded == self.total
     }
 }
 
@@ -167,6 +174,8 @@ pub struct CurrentVersion {
     /// When it was booked.
     pub decided_at: Timestamp,
     pub account: String,
+    /// As [`Version::reports_digest`].
+    pub reports_digest: String,
 }
 
 impl CurrentVersion {
@@ -226,14 +235,15 @@ fn parse<T: std::str::FromStr>(row: &Row, column: i32) -> Result<T, BooksError> 
 
 /// The newest applied version of a bill.
 pub async fn current(c: &Connection, bill: &BillId) -> Result<Option<CurrentVersion>, BooksError> {
-    let sql = "SELECT id, version, manifest_digest, rules_digest, delivered_at, account, decided_at FROM bill_versions \
+    let sql = "SELECT id, version, manifest_digest, rules_digest, delivered_at, account, decided_at, reports_digest FROM bill_versions \
                WHERE payer = ?1 AND month = ?2 AND state = 'applied' ORDER BY id DESC LIMIT 1";
     let Some(row) = first_row(c, sql, params![bill.payer.clone(), bill.month.to_string()]).await? else {
         return Ok(None);
     };
     let key = VersionKey { version: row.get(1)?, manifest_digest: row.get(2)?, rules_digest: row.get(3)? };
     let (delivered_at, decided_at) = (delivered(&row.get::<String>(4)?)?, parse(&row, 6)?);
-    Ok(Some(CurrentVersion { id: row.get(0)?, key, delivered_at, decided_at, account: row.get(5)? }))
+    let (id, account, reports_digest) = (row.get(0)?, row.get(5)?, row.get(7)?);
+    Ok(Some(CurrentVersion { id, key, delivered_at, decided_at, account, reports_digest }))
 }
 
 /// Names the words that a version is on hold with, for a person who accepts them; empty for none.
@@ -390,8 +400,8 @@ pub async fn insert_version(
     };
     let sql = "INSERT INTO bill_versions (payer, month, export, format, version, manifest_key, manifest_digest, rules_digest, \
                account, delivered_at, state, hold_reason, accepted, supersedes, rows, counted_rows, rounded_amounts, \
-               newest_day, decided_at, notes) \
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20) \
+               newest_day, decided_at, notes, reports_digest) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21) \
                ON CONFLICT (payer, month, version, manifest_digest, rules_digest) WHERE state = 'on_hold' \
                DO UPDATE SET hold_reason = excluded.hold_reason WHERE hold_reason <> excluded.hold_reason RETURNING id";
     let values = params![
@@ -415,6 +425,7 @@ pub async fn insert_version(
         v.newest_day.map(|d| d.to_string()),
         stored_instant(now),
         json(&v.notes)?,
+        v.reports_digest.clone(),
     ];
     let mut rows = c.query(sql, values).await?;
     let id = rows.next().await?.map(|row| row.get(0)).transpose()?;
@@ -459,7 +470,7 @@ pub async fn insert_parts(
         ),
         (
             "bill_totals",
-            "meter, unit, lines, total, attributed, unattributed, excluded, booked",
+            "meter, unit, lines, total, attributed, apportioned, unattributed, excluded, booked",
             json(serde_json::to_string(totals))?,
         ),
     ];

@@ -18,6 +18,8 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::customers::customer::{COUNTERS, refresh_counters};
+use crate::shared_bucket::reports::reports_digest;
+use crate::shared_bucket::shares::{BilledDay, SharedDay, insert_shares};
 use crate::store::audit_log::{self, AuditEntry};
 use crate::store::connection::{Connection, params};
 use crate::store::database::Database;
@@ -25,6 +27,7 @@ use crate::store::error::BooksError;
 use crate::store::pace::Pace;
 use crate::store::rows::{exact_sum, first_row, json, sum_of};
 use crate::units::calendar::Month;
+use crate::units::quantity::Quantity;
 use crate::usage::bill::{
     BillFile, BillId, Decision, LineKind, MeterTotals, Version, booked_as, current, insert_parts, insert_version,
     release_on_hold,
@@ -49,6 +52,10 @@ pub struct Booking {
     pub files: Vec<BillFile>,
     pub lines: Vec<LineKind>,
     pub totals: Vec<MeterTotals>,
+    /// The billed days of shared buckets.
+    pub shared_days: Vec<SharedDay>,
+    /// The buckets whose reports [`Version::reports_digest`] names.
+    pub shared_buckets: Vec<String>,
     pub adjustments: Adjustments,
     /// Who accepted the version, if it was on hold.
     pub accepted_by: Option<AuditEntry>,
@@ -62,7 +69,7 @@ impl Booking {
     /// Names everything that the entries of the booking depend on, and the entries.
     fn identity(&self) -> String {
         let mut hash = Sha256::new();
-        let mut text = format!("{:?} {:?}", self.version.key, self.against);
+        let mut text = format!("{:?} {:?} {}", self.version.key, self.against, self.version.reports_digest);
         for Adjustment { cell, kind } in &self.adjustments.entries {
             let (customer, meter) = self.adjustments.names(cell);
             // writing to a string does not fail
@@ -74,6 +81,29 @@ impl Booking {
         }
         hash.update(&text);
         hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    /// Proves that the shares of each billed day make its amount, and those of all days what the
+    /// meters say.
+    fn prove_shares(&self) -> Result<(), BooksError> {
+        let mut apportioned: BTreeMap<&str, Quantity> = BTreeMap::new();
+        for shared in &self.shared_days {
+            let BilledDay { bucket, meter, day, billed, .. } = &shared.day;
+            let sum: Quantity = shared.shares.iter().map(|(_, share)| *share).sum();
+            if sum != *billed {
+                let why = format!("the shares of {bucket} {meter} {day} make {sum}, and {billed} is billed");
+                return Err(BooksError::Integrity(why));
+            }
+            *apportioned.entry(meter).or_default() += shared.apportioned();
+        }
+        for t in &self.totals {
+            let sum = apportioned.get(t.meter.as_str()).copied().unwrap_or_default();
+            if sum != t.apportioned {
+                let why = format!("meter {}: {} apportioned, and the days make {sum}", t.meter, t.apportioned);
+                return Err(BooksError::Integrity(why));
+            }
+        }
+        Ok(())
     }
 
     fn is_raced(&self, current: Option<i64>) -> bool {
@@ -185,12 +215,13 @@ impl Database {
             let found = booked.remove(&t.meter).unwrap_or_default();
             if found != t.booked || !t.is_conserved() {
                 return Err(BooksError::Integrity(format!(
-                    "meter {}: {} attributed + {} unattributed + {} excluded against {} in the file; \
+                    "meter {}: {} attributed + {} apportioned + {} unattributed + {} excluded against {} in the file; \
                      {found} booked against {} wanted",
-                    t.meter, t.attributed, t.unattributed, t.excluded, t.total, t.booked
+                    t.meter, t.attributed, t.apportioned, t.unattributed, t.excluded, t.total, t.booked
                 )));
             }
         }
+        staged.booking.prove_shares()?;
         match booked.into_iter().find(|(_, sum)| !sum.is_zero()) {
             Some((meter, sum)) => {
                 Err(BooksError::Integrity(format!("{sum} stays booked for meter {meter}, which no rule knows")))
@@ -279,6 +310,11 @@ async fn check_against(c: &Connection, booking: &Booking) -> Result<(), BooksErr
     if booking.is_raced(current) || booked_as(c, booking.bill(), &booking.version.account).await?.is_some() {
         return Err(BooksError::Raced);
     }
+    // a report that was stored meanwhile gives other shares
+    let digest = &booking.version.reports_digest;
+    if !digest.is_empty() && reports_digest(c, &booking.shared_buckets, booking.bill().month).await? != *digest {
+        return Err(BooksError::Raced);
+    }
     Ok(())
 }
 
@@ -328,6 +364,7 @@ async fn publish(c: &Connection, staged: &Staged, days: String, now: Timestamp) 
         return Err(BooksError::Raced);
     }
     insert_parts(c, id, &booking.files, &booking.lines, &booking.totals).await?;
+    insert_shares(c, id, &booking.shared_days).await?;
     let sql = "INSERT INTO usage_totals (meter, day, attributed, units, rest) \
                SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?1) WHERE true \
                ON CONFLICT (meter, day, attributed) DO UPDATE SET units = units + excluded.units, rest = rest + excluded.rest";

@@ -5,7 +5,7 @@
 //! becomes an entry. That one path serves a first delivery, a grown month, a restatement, a version
 //! that was applied before, and a change of the rules.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use crate::store::connection::params;
 use serde::Serialize;
@@ -54,7 +54,12 @@ pub enum EntryKind {
     Usage,
     /// A change of what was booked.
     Adjustment,
+    /// The first share of a shared bucket, or a change of one.
+    Apportioned,
 }
+
+/// Customers, meters and days with a share of a shared bucket.
+pub type SharedCells<'a> = HashSet<(&'a str, &'a str, Day)>;
 
 /// An entry to be appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,6 +134,36 @@ impl Cells {
         hash.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
     }
 
+    /// Adds the usage of other cells to these.
+    ///
+    /// # Errors
+    /// When a sum does not fit into a cell.
+    pub fn add(&mut self, more: &Self) -> Result<(), BooksError> {
+        if more.cells.is_empty() {
+            return Ok(());
+        }
+        let (customers, own_customers, more_customers) = union(&self.customers, &more.customers);
+        let (meters, own_meters, more_meters) = union(&self.meters, &more.meters);
+        let renamed = |cell: &Cell, customers: &[u32], meters: &[u32]| Cell {
+            customer: customers[index(cell.customer)],
+            meter: meters[index(cell.meter)],
+            ..*cell
+        };
+        let mut all: Vec<Cell> = self.cells.iter().map(|cell| renamed(cell, &own_customers, &own_meters)).collect();
+        all.extend(more.cells.iter().map(|cell| renamed(cell, &more_customers, &more_meters)));
+        all.sort_unstable();
+        let mut cells: Vec<Cell> = Vec::with_capacity(all.len());
+        for of_one in all.chunk_by(|a, b| (a.customer, a.meter, a.day) == (b.customer, b.meter, b.day)) {
+            let sum = of_one.iter().map(|cell| i128::from(cell.quantity)).sum();
+            let quantity = Quantity::from_scaled(sum).to_cell()?;
+            if quantity != 0 {
+                cells.push(Cell { quantity, ..of_one[0] });
+            }
+        }
+        *self = Self { customers, meters, cells };
+        Ok(())
+    }
+
     /// Sums by meter name.
     pub fn by_meter(&self) -> BTreeMap<String, Quantity> {
         let mut sums = vec![0_i128; self.meters.len()];
@@ -170,11 +205,12 @@ fn union(a: &[String], b: &[String]) -> (Vec<String>, Vec<u32>, Vec<u32>) {
     (all, first, second)
 }
 
-/// The entries that turn `booked` into `observed`. Pure.
+/// The entries that turn `booked` into `observed`. Pure. `shared` has the cells of customers with a
+/// share of a shared bucket: customer, meter and day.
 ///
 /// # Errors
 /// When a difference does not fit into a cell.
-pub fn adjustments(observed: &Cells, booked: &Cells) -> Result<Adjustments, BooksError> {
+pub fn adjustments(observed: &Cells, booked: &Cells, shared: &SharedCells<'_>) -> Result<Adjustments, BooksError> {
     let (customers, observed_customers, booked_customers) = union(&observed.customers, &booked.customers);
     let (meters, observed_meters, booked_meters) = union(&observed.meters, &booked.meters);
     let translate = |cell: &Cell, customers: &[u32], meters: &[u32]| Cell {
@@ -200,7 +236,13 @@ pub fn adjustments(observed: &Cells, booked: &Cells) -> Result<Adjustments, Book
         let quantity = |c: Option<Cell>| i128::from(c.map_or(0, |c| c.quantity));
         let delta = Quantity::from_scaled(quantity(seen) - quantity(known));
         if !delta.is_zero() {
-            let kind = if known.is_some() { EntryKind::Adjustment } else { EntryKind::Usage };
+            let names = (customers[index(cell.customer)].as_str(), meters[index(cell.meter)].as_str());
+            let is_shared = !shared.is_empty() && shared.contains(&(names.0, names.1, cell.day));
+            let kind = match known {
+                _ if is_shared => EntryKind::Apportioned,
+                Some(_) => EntryKind::Adjustment,
+                None => EntryKind::Usage,
+            };
             entries.push(Adjustment { cell: Cell { quantity: delta.to_cell()?, ..cell }, kind });
         }
     }
@@ -416,7 +458,7 @@ mod tests {
         /// Booked plus adjustments is observed, and no adjustment is 0.
         #[test]
         fn booked_plus_adjustments_is_observed(observed in map(), booked in map()) {
-            let found = adjustments(&cells(&observed), &cells(&booked)).unwrap();
+            let found = adjustments(&cells(&observed), &cells(&booked), &SharedCells::new()).unwrap();
             let mut sum: Map = booked.clone();
             for Adjustment { cell, kind } in &found.entries {
                 prop_assert_ne!(cell.quantity, 0);
@@ -432,7 +474,20 @@ mod tests {
             let plain = |m: Map| m.into_iter().filter(|(_, q)| *q != 0).collect::<Map>();
             prop_assert_eq!(plain(sum), plain(observed.clone()));
             prop_assert!(found.entries.windows(2).all(|w| w[0].cell < w[1].cell));
-            prop_assert!(adjustments(&cells(&observed), &cells(&observed)).unwrap().entries.is_empty());
+            prop_assert!(adjustments(&cells(&observed), &cells(&observed), &SharedCells::new()).unwrap().entries.is_empty());
+        }
+
+        #[test]
+        fn cells_are_added_one_by_one(first in map(), second in map()) {
+            let mut found = cells(&first);
+            found.add(&cells(&second)).unwrap();
+            let mut sum = first.clone();
+            for (key, quantity) in &second {
+                *sum.entry(key.clone()).or_default() += quantity;
+            }
+            let none = SharedCells::new();
+            prop_assert!(adjustments(&cells(&sum), &found, &none).unwrap().entries.is_empty());
+            prop_assert!(found.cells.windows(2).all(|two| two[0] < two[1]) && found.cells.iter().all(|c| c.quantity != 0));
         }
     }
 }

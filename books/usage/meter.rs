@@ -13,6 +13,7 @@ use rust_decimal::Decimal;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use crate::shared_bucket::shares::BucketRule;
 use crate::usage::tag_key;
 
 /// Line types that carry usage by default
@@ -240,6 +241,9 @@ pub struct Rules {
     pub ignore: Vec<IgnoreRule>,
     /// Product codes of which every line must be accounted for.
     pub watched: Vec<Pattern>,
+    /// Buckets that all customers share.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shared_buckets: Vec<BucketRule>,
 }
 
 /// Why a set of rules cannot be used.

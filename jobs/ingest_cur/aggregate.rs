@@ -18,6 +18,7 @@ mod mark;
 mod names;
 mod partial;
 mod seen;
+mod shared;
 mod tag_fault;
 
 use std::collections::{BTreeMap, HashMap};
@@ -30,12 +31,16 @@ pub(super) use mark::Mark;
 use names::{DictionaryMap, Interner};
 pub(super) use partial::PARTIAL_SUMS_VERSION;
 use seen::Seen;
+pub(super) use shared::WaitingLine;
+use shared::{Counted, CountedLine, pool};
 use tag_fault::{TagFault, checked_tag, tag_fault};
 
 use serde::Serialize;
 
 use super::batch::{Batch, TagColumn, is_long};
 use super::sums::{Place, Shape, Sums, id, idx, largest};
+use books::shared_bucket::billed::Measured;
+use books::shared_bucket::shares::BilledDay;
 use books::units::calendar::{Day, Month};
 use books::units::quantity::{Quantity, QuantityError, Rounding};
 use books::usage::bill::{ClaimKind, LineKind, MeterTotals};
@@ -59,6 +64,8 @@ struct GroupKey {
 struct LineGroup {
     key: GroupKey,
     claim: LineClaim,
+    /// What its lines measure, where their resource matters.
+    measured: Option<Measured>,
     lines: u64,
     tagged: u64,
     sum: i128,
@@ -107,6 +114,8 @@ pub struct UsageAggregator {
     /// By meter: the largest magnitude of an amount that can be booked, in scaled units.
     limits: Vec<i128>,
     faults: Faults,
+    /// Counted when their resource is known.
+    waiting: Vec<WaitingLine>,
 }
 
 /// The sums of a bill, ready to be compared with the books.
@@ -114,6 +123,8 @@ pub struct UsageAggregator {
 pub struct Totals {
     /// Usage by customer, meter and day, in the unit of each meter.
     pub observed: Cells,
+    /// Usage of shared buckets, in order; `observed` has none of it before it is apportioned.
+    pub billed_days: Vec<BilledDay>,
     /// Every kind of line of the watched products.
     pub lines: Vec<LineKind>,
     pub meters: Vec<MeterTotals>,
@@ -174,6 +185,7 @@ impl UsageAggregator {
             long_lines: 0,
             seen: Seen::default(),
             faults: Faults::default(),
+            waiting: vec![],
         }
     }
 
@@ -213,7 +225,11 @@ impl UsageAggregator {
             let (customer, amount) = (self.customer(&batch.tags, row), batch.amount.get(row));
             let line = Line { batch, origin, row, customer, amount };
             let left_out = match self.line_groups[idx(line_group)].claim {
-                LineClaim::Counted(meter) => self.count(&line, meter),
+                LineClaim::Counted(meter) => match self.count(&line, meter, line_group) {
+                    Counted::Yes => None,
+                    Counted::LeftOut(mark) => Some(mark),
+                    Counted::Waits => continue,
+                },
                 // a line that no meter counts may have no amount
                 _ => line.amount.as_ref().is_err_and(|e| *e != QuantityError::Missing).then_some(Mark::NoAmount),
             };
@@ -229,15 +245,15 @@ impl UsageAggregator {
         }
     }
 
-    /// Sums a line that a meter counts; returns the mark of a line that is left out.
+    /// Sums a line that a meter counts.
     #[inline]
-    fn count(&mut self, line: &Line<'_>, meter: u8) -> Option<Mark> {
+    fn count(&mut self, line: &Line<'_>, meter: u8, line_group: u32) -> Counted {
         let Line { batch, origin, row, .. } = *line;
         let (amount, at) = (line.amount(), (origin, row));
         if amount.scaled().abs() > self.limits[usize::from(meter)] {
             let why = || ("line_item_usage_amount".to_owned(), QuantityError::TooLarge(amount.to_string()).to_string());
             self.faults.note((meter, FaultKind::TooLarge), amount, at, why);
-            return Some(Mark::TooLarge);
+            return Counted::LeftOut(Mark::TooLarge);
         }
         if let Err(why) = &line.amount {
             let (kind, mark) = match why {
@@ -245,7 +261,7 @@ impl UsageAggregator {
                 _ => (FaultKind::Amount, Mark::NoAmount),
             };
             self.faults.note((meter, kind), amount, at, || ("line_item_usage_amount".to_owned(), why.to_string()));
-            return Some(mark);
+            return Counted::LeftOut(mark);
         }
         let period = batch.period.as_ref().and_then(|p| p.get(row));
         if let Some(start) = period.filter(|start| *start != self.first_day) {
@@ -256,12 +272,12 @@ impl UsageAggregator {
                 ("bill_billing_period_start_date".to_owned(), why)
             };
             self.faults.note((meter, FaultKind::Period), amount, at, why);
-            return Some(Mark::OtherPeriod);
+            return Counted::LeftOut(Mark::OtherPeriod);
         }
         let Some(day) = batch.day.get(row).filter(|day| Day::from_epoch(*day).is_some()) else {
             let why = || ("line_item_usage_start_date".to_owned(), "there is no instant of a day in it".to_owned());
             self.faults.note((meter, FaultKind::Day), amount, at, why);
-            return Some(Mark::NoDay);
+            return Counted::LeftOut(Mark::NoDay);
         };
         if amount < Quantity::ZERO {
             let why = || ("line_item_usage_amount".to_owned(), format!("the amount of a usage line is {amount}"));
@@ -271,19 +287,27 @@ impl UsageAggregator {
             let customers = &self.customers;
             self.faults.note((meter, FaultKind::Tag), amount, at, || tag_fault(fault, batch, customers));
         }
-        self.seen.similar_lines += u64::from(matches!(line.customer, Ok(0)) && seen::has_similar_tag(batch, row));
-        let customer = line.customer.unwrap_or(0);
-        self.counted_rows += 1;
-        self.long_lines += u64::from(!amount.is_zero() && seen::is_long(batch, row, &self.intervals));
-        let in_month = day - self.first_day;
-        if (0..self.days).contains(&in_month) {
-            let day = usize::try_from(in_month).unwrap_or(0);
-            self.sums.add(self.shape(), Place { customer, meter, day }, amount.scaled());
-        } else {
-            self.out_of_month_lines += 1;
-            *self.sums.overflow.entry((customer, meter, day)).or_default() += amount.scaled();
+        let counted = CountedLine {
+            customer: line.customer.unwrap_or(0),
+            meter,
+            day,
+            amount: amount.scaled(),
+            is_long: !amount.is_zero() && seen::is_long(batch, row, &self.intervals),
+            is_similar: matches!(line.customer, Ok(0)) && seen::has_similar_tag(batch, row),
+        };
+        let Some(measured) = self.needs_resource(line_group) else {
+            self.put(counted);
+            return Counted::Yes;
+        };
+        let resource = (origin.resource)(row);
+        if resource.is_none() && origin.row_group.is_some() {
+            let is_rounded = line.amount.as_ref().is_ok_and(|(_, fit)| *fit == Rounding::Rounded);
+            let row = usize::try_from((origin.place)(row)).unwrap_or(usize::MAX);
+            self.wait(self.line_groups[idx(line_group)].key, row, counted, is_rounded);
+            return Counted::Waits;
         }
-        None
+        let left_out = self.put_of_resource(counted, measured, &resource.unwrap_or_default());
+        left_out.map_or(Counted::Yes, Counted::LeftOut)
     }
 
     fn translate(&mut self, batch: &Batch<'_>) {
@@ -340,7 +364,8 @@ impl UsageAggregator {
             claim => claim,
         };
         let new = id(self.line_groups.len());
-        self.line_groups.push(LineGroup { key, claim, lines: 0, tagged: 0, sum: 0 });
+        let measured = self.measured(key);
+        self.line_groups.push(LineGroup { key, claim, measured, lines: 0, tagged: 0, sum: 0 });
         let usage_type = idx(key.usage_type);
         if self.slots_of.len() <= usage_type {
             self.slots_of.resize_with(usage_type + 1, Vec::new);
@@ -439,6 +464,12 @@ impl UsageAggregator {
         for (customer, meter, day, sum) in self.cells() {
             let (own, factor) = (&mut meters[usize::from(meter)], self.rules.meters[usize::from(meter)].factor);
             let billed = Quantity::from_scaled(sum);
+            totals.newest_day = totals.newest_day.max(Some(day));
+            if let Some((bucket, measure, class)) = pool(self.customers.text(customer)) {
+                let (bucket, class) = (bucket.to_owned(), class.to_owned());
+                totals.billed_days.push(BilledDay { bucket, meter: own.meter.clone(), measure, class, day, billed });
+                continue;
+            }
             if customer == 0 {
                 own.unattributed += billed
             } else {
@@ -455,7 +486,6 @@ impl UsageAggregator {
             let (quantity, fit) = billed.times(factor).map_err(too_large)?;
             own.booked += quantity;
             totals.rounded_cells += u64::from(fit == Rounding::Rounded);
-            totals.newest_day = totals.newest_day.max(Some(day));
             if !quantity.is_zero() {
                 cells.push(Cell {
                     customer,
@@ -469,6 +499,7 @@ impl UsageAggregator {
         let names: Vec<String> = self.rules.meters.iter().map(|m| m.name.clone()).collect();
         drop(self);
         totals.observed = Cells::sorted(&customers, &names, cells);
+        totals.billed_days.sort();
         totals.meters = meters;
         Ok(totals)
     }
@@ -503,6 +534,7 @@ impl UsageAggregator {
             lines: 0,
             total: Quantity::ZERO,
             attributed: Quantity::ZERO,
+            apportioned: Quantity::ZERO,
             unattributed: Quantity::ZERO,
             excluded: Quantity::ZERO,
             booked: Quantity::ZERO,

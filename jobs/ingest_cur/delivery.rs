@@ -43,16 +43,24 @@ pub(super) fn find_export<'a>(context: &'a Context, name: &str) -> Result<&'a Ex
     })
 }
 
+/// The time of a run, and what it would apportion by.
+pub(super) struct Now {
+    pub(super) instant: Timestamp,
+    /// As [`books::shared_bucket::reports::Reports::digest`]; empty where nothing is apportioned.
+    pub(super) reports: String,
+}
+
 /// The outcome when the version need not be read; none when it has to be. Pure.
 pub(super) fn already_booked(
     manifest: &Manifest,
     key: &VersionKey,
     booked: &BookedVersions,
-    now: Timestamp,
+    now: &Now,
 ) -> Option<IngestOutcome> {
     let current = booked.current.as_ref()?;
     if current.key == *key {
-        return Some(IngestOutcome::Unchanged);
+        // other reports give other shares of a shared bucket
+        return (current.reports_digest == now.reports).then_some(IngestOutcome::Unchanged);
     }
     // other rules, or other files under the same version: the version is read anew
     if current.key.version == manifest.version {
@@ -61,7 +69,7 @@ pub(super) fn already_booked(
     let superseded = booked.applied.contains(&manifest.version);
     let older = manifest.delivered_at < current.delivered_at;
     // a time that has not come yet says nothing about what was delivered before it
-    ((superseded || older) && !is_future(current.delivered_at, now)).then_some(IngestOutcome::Older)
+    ((superseded || older) && !is_future(current.delivered_at, now.instant)).then_some(IngestOutcome::Older)
 }
 
 /// What a person should know when the booked version is of the future: books of earlier builds can

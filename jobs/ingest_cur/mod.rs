@@ -12,6 +12,7 @@
 //! person instead of being booked (`hold`).
 
 pub mod aggregate;
+mod apportion;
 pub mod batch;
 pub mod csv;
 mod delivery;
@@ -38,8 +39,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use self::aggregate::Totals;
+use self::apportion::shared_cells;
 use self::delivery::{
-    Delivery, Reading, already_booked, check_account, find_export, read_version, replaces_the_future,
+    Delivery, Now, Reading, already_booked, check_account, find_export, read_version, replaces_the_future,
 };
 pub use self::discover::{DiscoveredBill, discover};
 use self::export::Manifest;
@@ -49,9 +51,10 @@ pub use self::hold::Acceptance;
 use self::hold::{Accepted, Changes};
 pub use self::months::{CheckMonths, CheckMonthsReport, look};
 pub use self::parts::{IngestPart, PartOutcome, PartReport};
-pub use self::report::{IngestOutcome, IngestReport, MeterChange};
+pub use self::report::{IngestOutcome, IngestReport, MeterChange, SharedDayReport};
 use crate::context::{Context, Export};
 use crate::job::{Failure, Job};
+use books::shared_bucket::shares::SharedDay;
 use books::store::audit_log::AuditEntry;
 use books::units::calendar::Month;
 use books::usage::bill::{BillId, BookedVersions, Version, VersionKey, words_digest};
@@ -151,7 +154,8 @@ async fn ingest(job: &IngestCur, export: &Export, context: &Context, now: Timest
     report.warnings.extend(manifest.passed_over.clone());
     let booked = context.books.booked_versions(&bill, &manifest.account).await?;
     check_account(&bill, &manifest, &booked)?;
-    let booked_already = already_booked(&manifest, &key, &booked, now);
+    let reports = current_reports(context, &booked, job.month).await?;
+    let booked_already = already_booked(&manifest, &key, &booked, &Now { instant: now, reports });
     let accepted = match &job.accept {
         Some(accept) if booked_already.is_none() || !key.version.starts_with(&accept.version) => {
             let on_hold = context.books.versions_on_hold(&bill).await?;
@@ -178,6 +182,16 @@ async fn ingest(job: &IngestCur, export: &Export, context: &Context, now: Timest
     run.book(reading, report).await
 }
 
+/// The digest of the reports by which the booked version would be apportioned now; empty for one
+/// without usage of shared buckets.
+async fn current_reports(context: &Context, booked: &BookedVersions, month: Month) -> Result<String, Failure> {
+    let is_shared = booked.current.as_ref().is_some_and(|current| !current.reports_digest.is_empty());
+    if !is_shared {
+        return Ok(String::new());
+    }
+    Ok(context.books.reports_digest(&apportion::buckets(&context.read_settings.rules), month).await?)
+}
+
 /// A run that has a version to book.
 struct Run<'a> {
     job: &'a IngestCur,
@@ -190,14 +204,22 @@ struct Run<'a> {
     now: Timestamp,
 }
 
+/// How a version's usage of shared buckets is apportioned; empty for a version without any.
+#[derive(Default)]
+struct Shared {
+    days: Vec<SharedDay>,
+    digest: String,
+}
+
 impl Run<'_> {
     /// Books what the version changes, or puts it on hold.
     async fn book(self, reading: Reading, mut report: IngestReport) -> Result<IngestReport, Failure> {
         let Self { job, context, delivery, now, .. } = &self;
-        let Reading { totals, files } = reading;
+        let Reading { mut totals, files } = reading;
+        let shared = self.apportion(&mut totals).await?;
         let policy = &context.read_settings.hold;
         let booked = self.booked_usage(&totals.observed).await?;
-        let difference = adjustments(&totals.observed, &booked)?;
+        let difference = adjustments(&totals.observed, &booked, &shared_cells(&shared.days))?;
         report.restatements = guard::restatements(&totals.observed, &booked, policy);
         let (month, delivered_at) = (job.month, delivery.manifest.delivered_at);
         if let Some(current) = &self.booked.current {
@@ -219,6 +241,7 @@ impl Run<'_> {
             report.hold_reasons = undecided;
         }
         report.describe_bill(&totals, &files);
+        report.describe_shared(&shared.days);
         report.describe_change(&totals, &booked, &difference);
         report.warn(&delivery.manifest.account, &totals);
         report.outcome = match (report.hold_reasons.is_empty(), job.dry_run) {
@@ -233,15 +256,24 @@ impl Run<'_> {
         if job.dry_run {
             return Ok(report);
         }
-        let version = self.version(&report, &totals);
+        let version = Version { reports_digest: shared.digest, ..self.version(&report, &totals) };
         let against = self.booked.current.as_ref().map(|current| current.id);
         if report.outcome == IngestOutcome::OnHold {
             context.books.hold(version, against, words, *now).await?;
             return Ok(report);
         }
         let Totals { lines, meters, .. } = totals;
-        let (files, adjustments) = (files.files, difference);
-        let booking = Booking { version, against, files, lines, totals: meters, adjustments, accepted_by };
+        let booking = Booking {
+            version,
+            against,
+            files: files.files,
+            lines,
+            totals: meters,
+            shared_days: shared.days,
+            shared_buckets: apportion::buckets(&context.read_settings.rules),
+            adjustments: difference,
+            accepted_by,
+        };
         context.books.book(booking, *now).await?;
         Ok(report)
     }
@@ -280,6 +312,17 @@ impl Run<'_> {
         Ok(None)
     }
 
+    /// Gives the usage of shared buckets to customers.
+    async fn apportion(&self, totals: &mut Totals) -> Result<Shared, Failure> {
+        if totals.billed_days.is_empty() {
+            return Ok(Shared::default());
+        }
+        let rules = &self.context.read_settings.rules;
+        let reports = self.context.books.reports(&apportion::buckets(rules), self.job.month).await?;
+        let days = totals.apportion(&reports, rules, self.delivery.manifest.delivered_at);
+        Ok(Shared { days: days.map_err(Failure::GiveUp)?, digest: reports.digest })
+    }
+
     /// What is booked of the bill.
     async fn booked_usage(&self, observed: &Cells) -> Result<Cells, Failure> {
         if self.booked.current.is_none() {
@@ -305,6 +348,7 @@ impl Run<'_> {
             newest_day: totals.newest_day,
             accepted: report.accepted.clone(),
             notes: report.notes.clone(),
+            reports_digest: String::new(),
         }
     }
 }

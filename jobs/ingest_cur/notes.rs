@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::aggregate::Totals;
+use super::aggregate::{Mark, Totals};
 use super::read::FileStats;
 use books::units::words::{count, several, verb};
 use books::usage::bill::{BillNote, ClaimKind, LineKind, NoteKind};
@@ -21,7 +21,7 @@ pub(super) fn notes(totals: &Totals, files: &FileStats, rules: &Rules) -> Vec<Bi
         return vec![BillNote { kind: NoteKind::ProductNotCounted, text }];
     }
     let untagged = untagged(totals, rules).or_else(|| files_without_tag(files));
-    let mut found: Vec<BillNote> = untagged.into_iter().collect();
+    let mut found: Vec<BillNote> = untagged.into_iter().chain(shared_bucket(totals)).collect();
     found.extend(rules.meters.iter().filter_map(|meter| {
         let of_meter = |l: &&LineKind| l.claim == ClaimKind::Counted && l.meter == meter.name;
         if totals.lines.iter().any(|l| of_meter(&l)) {
@@ -76,6 +76,26 @@ fn files_without_tag(files: &FileStats) -> Option<BillNote> {
         several(all, "file")
     );
     (lack > 0).then_some(BillNote { kind: NoteKind::Untagged, text })
+}
+
+/// The note of usage of S3 that may be that of a shared bucket, and cannot be told to be.
+fn shared_bucket(totals: &Totals) -> Option<BillNote> {
+    let of_parts: u64 = totals.lines.iter().filter(|l| Mark::PartOfBucket.is_on(&l.line_type)).map(|l| l.lines).sum();
+    let parts = (of_parts > 0).then(|| {
+        let (lines, are) = (several(of_parts, "usage line"), verb(of_parts, "is", "are"));
+        format!(
+            "{lines} of S3 {are} about a part of a bucket (a prefix, an access point) and not counted, because the              bucket's own line has that usage; `meter discover` shows them"
+        )
+    });
+    let without = totals.seen.without_resource;
+    let unnamed = (without > 0).then(|| {
+        let (lines, have) = (several(without, "usage line"), verb(without, "has", "have"));
+        format!(
+            "{lines} of S3 {have} no resource, so nothing tells whether a shared bucket is meant; let the export              include resource IDs"
+        )
+    });
+    let text: Vec<String> = parts.into_iter().chain(unnamed).collect();
+    (!text.is_empty()).then(|| BillNote { kind: NoteKind::SharedBucket, text: text.join("; ") })
 }
 
 /// Names as they are shown in a sentence.
@@ -161,6 +181,7 @@ mod tests {
             meters: vec![meter("calls", "Chime*"), meter("storage", "S3"), meter("transfer", "S3")],
             ignore: vec![],
             watched: vec![],
+            shared_buckets: vec![],
         };
         let mut totals = Totals { lines, ..Totals::default() };
         totals.seen.tags.see(tags);

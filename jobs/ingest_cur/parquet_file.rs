@@ -21,6 +21,9 @@ use crate::data_files::read_error::ReadError;
 use crate::source::{Object, Source};
 use books::usage::tag_key::{TagKeys, TagName, canonical_name};
 
+/// The column that names the resource of a line.
+const RESOURCE: &str = "line_item_resource_id";
+
 /// The places of the columns that are read.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {
@@ -40,7 +43,7 @@ pub struct Wanted {
     similar: Vec<usize>,
     /// The tags that have a column of their own in the file.
     pub(super) tag_columns: Vec<String>,
-    /// Read for faulty lines only.
+    /// In Parquet, read for the lines only that need it.
     resource: Option<usize>,
 }
 
@@ -82,7 +85,7 @@ impl Wanted {
             tags: (0..names.len()).filter(|i| is_tag(&names[*i])).collect(),
             similar: (0..names.len()).filter(|i| keys.is_similar_column(names[*i].1)).collect(),
             tag_columns,
-            resource: find("line_item_resource_id"),
+            resource: find(RESOURCE),
         };
         if missing.is_empty() { Ok(wanted) } else { Err(missing) }
     }
@@ -263,45 +266,58 @@ impl ParquetFile {
         Ok(aggregator.counted_rows() - before)
     }
 
+    /// Bytes that [`ParquetFile::fetch_resources`] reads into memory for a row group.
+    pub(super) fn resource_bytes(&self, group: usize) -> u64 {
+        self.wanted.resource.map_or(0, |place| self.file.needed_bytes(group, &[place]))
+    }
+
+    /// Fetches the column that names the resource of each line; none for a file without it.
+    pub(super) async fn fetch_resources(&self, group: usize) -> Result<Option<GroupChunks>, ReadError> {
+        let Some(place) = self.wanted.resource.filter(|_| group < self.row_groups()) else { return Ok(None) };
+        Arc::clone(&self.file).fetch(group, vec![place]).await.map(Some)
+    }
+
     /// The resources of some rows of a row group, by row: a second look at rows that are faulty. A
     /// column that is missing, damaged or too large gives none.
     ///
     /// # Errors
     /// When the source fails.
     pub async fn resources(&self, group: usize, rows: BTreeSet<u64>) -> Result<BTreeMap<u64, String>, ReadError> {
-        let Some(place) = self.wanted.resource.filter(|_| group < self.row_groups()) else {
-            return Ok(BTreeMap::new());
-        };
-        let fetched = match Arc::clone(&self.file).fetch(group, vec![place]).await {
-            Ok(fetched) => fetched,
-            Err(ReadError::Broken { .. }) => return Ok(BTreeMap::new()),
+        let fetched = match self.fetch_resources(group).await {
+            Ok(Some(fetched)) => fetched,
+            Ok(None) | Err(ReadError::Broken { .. }) => return Ok(BTreeMap::new()),
             Err(error) => return Err(error),
         };
         // a panic of the decoder means a damaged file
-        let found = tokio::task::spawn_blocking(move || texts(&fetched, &rows)).await;
-        Ok(found.ok().flatten().unwrap_or_default())
+        let found = tokio::task::spawn_blocking(move || {
+            let mut found = BTreeMap::new();
+            let each = |row: u64, text: &str| {
+                if rows.contains(&row) {
+                    found.insert(row, text.to_owned());
+                }
+            };
+            texts(&fetched, &fetched.plan().ok()?, each).ok().map(|()| found)
+        });
+        Ok(found.await.ok().flatten().unwrap_or_default())
     }
 }
 
-/// The texts of some rows of the one column that was fetched; none when it cannot be decoded.
-fn texts(chunks: &GroupChunks, rows: &BTreeSet<u64>) -> Option<BTreeMap<u64, String>> {
-    let mut found = BTreeMap::new();
-    let mut readable = true;
-    let decoded = chunks.decode(&chunks.plan().ok()?, |first_row, batch| {
-        let Ok(texts) = cast(batch.column(0), &DataType::Utf8) else {
-            readable = false;
-            return Ok(());
-        };
+/// The texts of the one column that was fetched, row by row; empty for a row without one.
+///
+/// # Errors
+/// When it cannot be decoded.
+pub(super) fn texts(chunks: &GroupChunks, plan: &Plan, mut each: impl FnMut(u64, &str)) -> Result<(), ReadError> {
+    chunks.decode(plan, |first_row, batch| {
+        let column = batch.column(0);
+        let texts = cast(column, &DataType::Utf8);
+        let texts = texts.map_err(|_| chunks.broken(Some(RESOURCE), &wrong_type(column.data_type())))?;
         let texts = texts.as_string::<i32>();
         for at in 0..batch.num_rows() {
             let row = u64::try_from(first_row + at).unwrap_or(u64::MAX);
-            if rows.contains(&row) {
-                found.insert(row, if texts.is_valid(at) { texts.value(at).to_owned() } else { String::new() });
-            }
+            each(row, if texts.is_valid(at) { texts.value(at) } else { "" });
         }
         Ok(())
-    });
-    decoded.ok().filter(|()| readable).map(|()| found)
+    })
 }
 
 fn wrong_type(data_type: &DataType) -> String {

@@ -12,9 +12,9 @@ use std::sync::{Arc, Mutex};
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::aggregate::UsageAggregator;
+use super::aggregate::{UsageAggregator, WaitingLine};
 use super::csv;
-use super::parquet_file::ParquetFile;
+use super::parquet_file::{ParquetFile, texts};
 use crate::context::ReadSettings;
 use crate::data_files::budget::Budget;
 use crate::data_files::column_file;
@@ -143,18 +143,58 @@ impl Shared {
                 let groups = u64::try_from(parquet.row_groups()).unwrap_or(1).max(1);
                 let bytes = parquet.object().size / groups;
                 let fetched = parquet.fetch(group).await?;
-                let shared = Arc::clone(&self);
+                let (shared, own) = (Arc::clone(&self), Arc::clone(&parquet));
                 let decoding = self.budget.decode(fetched, move |chunks, plan| {
                     let mut aggregator = shared.take();
-                    let counted_rows = parquet.aggregate(chunks, plan, &mut aggregator)?;
+                    let counted_rows = own.aggregate(chunks, plan, &mut aggregator)?;
+                    let waiting = aggregator.take_waiting();
                     shared.give_back(aggregator);
-                    Ok(counted_rows)
+                    Ok((counted_rows, waiting))
                 });
-                let counted_rows = decoding.await?;
-                drop((memory, footer));
+                let (mut counted_rows, waiting) = decoding.await?;
+                drop(memory);
+                if !waiting.is_empty() {
+                    counted_rows += Arc::clone(&self).count_waiting(&parquet, group, waiting).await?;
+                }
+                drop(footer);
                 Ok(Found { file, rows, row_groups: 1, counted_rows, lacks_tag, bytes })
             }
         }
+    }
+}
+
+impl Shared {
+    /// Counts the lines of a row group that wait for their resource, and returns how many a meter
+    /// counted.
+    async fn count_waiting(
+        self: Arc<Self>,
+        parquet: &ParquetFile,
+        group: usize,
+        waiting: Vec<WaitingLine>,
+    ) -> Result<u64, ReadError> {
+        let _memory = self.budget.group_memory(parquet.resource_bytes(group)).await?;
+        let fetched = parquet.fetch_resources(group).await?;
+        let mut aggregator = self.take();
+        let before = aggregator.counted_rows();
+        let Some(fetched) = fetched else {
+            waiting.iter().for_each(|line| aggregator.count_waiting(line, ""));
+            let counted = aggregator.counted_rows() - before;
+            self.give_back(aggregator);
+            return Ok(counted);
+        };
+        let shared = Arc::clone(&self);
+        let counting = self.budget.decode(fetched, move |chunks, plan| {
+            let mut waiting = waiting.iter().peekable();
+            texts(chunks, plan, |row, text| {
+                while let Some(line) = waiting.next_if(|line| line.row == row) {
+                    aggregator.count_waiting(line, text);
+                }
+            })?;
+            let counted = aggregator.counted_rows() - before;
+            shared.give_back(aggregator);
+            Ok(counted)
+        });
+        counting.await
     }
 }
 

@@ -10,6 +10,7 @@ use super::guard::Restatement;
 use super::hold::HoldReason;
 use super::read::FileStats;
 use crate::listed::{most, shown};
+use books::shared_bucket::shares::{ShareState, SharedDay};
 use books::units::calendar::Day;
 use books::units::quantity::Quantity;
 use books::units::words::{several, verb};
@@ -84,6 +85,9 @@ pub struct IngestReport {
     pub meters: Vec<MeterChange>,
     /// The customers with the largest changes.
     pub largest_changes: Vec<LedgerChange>,
+    /// Billed days of shared buckets.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shared_days: Vec<SharedDayReport>,
     /// Ledger entries that were, or would be, appended.
     pub entries: usize,
     pub files: usize,
@@ -105,6 +109,23 @@ pub struct MeterChange {
     #[serde(flatten)]
     pub totals: MeterTotals,
     pub booked_before: Quantity,
+}
+
+/// A billed day of a shared bucket in a report.
+#[derive(Clone, Debug, Serialize)]
+pub struct SharedDayReport {
+    pub bucket: String,
+    pub meter: String,
+    /// S3's storage class; empty for requests and what they sent.
+    pub class: String,
+    pub day: Day,
+    pub state: ShareState,
+    /// In the unit of the bill, as the other two.
+    pub billed: Quantity,
+    /// What the reports of the day account for; null without a report.
+    pub predicted: Option<Quantity>,
+    /// What customers have.
+    pub apportioned: Quantity,
 }
 
 impl IngestReport {
@@ -131,6 +152,7 @@ impl IngestReport {
             warnings: vec![],
             meters: vec![],
             largest_changes: vec![],
+            shared_days: vec![],
             entries: 0,
             files: 0,
             rows: 0,
@@ -163,6 +185,21 @@ impl IngestReport {
         let named = |l: LineKind| LineKind { usage_type: shown(&l.usage_type), product: shown(&l.product), ..l };
         self.unrecognised = most(unrecognised.clone().cloned().collect(), |l| l.lines).into_iter().map(named).collect();
         self.unrecognised_kinds = unrecognised.count();
+    }
+
+    /// Adds how usage of shared buckets is apportioned.
+    pub(super) fn describe_shared(&mut self, days: &[SharedDay]) {
+        let described = days.iter().map(|shared| SharedDayReport {
+            bucket: shared.day.bucket.clone(),
+            meter: shared.day.meter.clone(),
+            class: shared.day.class.clone(),
+            day: shared.day.day,
+            state: shared.state,
+            billed: shared.day.billed,
+            predicted: shared.predicted,
+            apportioned: shared.apportioned(),
+        });
+        self.shared_days = described.collect();
     }
 
     /// Adds what the version changes in the books.

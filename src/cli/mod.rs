@@ -101,8 +101,8 @@ enum Command {
     /// Compare what the web backend measured with what AWS billed, on settled days; the exit code
     /// is 3 when they differ
     Accuracy(accuracy::Args),
-    /// Show who used the buckets that all customers share, by day, as S3's own reports tell it.
-    /// Nothing is billed by it
+    /// Show who used the buckets that all customers share, by day, as S3's own reports tell it, and
+    /// how the bill is divided by that
     Shared(shared::Args),
     /// List the versions of bills that were booked or put on hold
     Versions(versions::Args),

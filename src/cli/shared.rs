@@ -1,14 +1,18 @@
 //! `meter shared`: who used the buckets that all customers share, as S3's own reports tell it.
 
 use books::measured::accrual::Accrues;
+use books::shared_bucket::shares::ShareState;
+use books::shared_bucket::stored::BookedShare;
 use books::shared_bucket::{DayCounts, Measure, ReportSource, StoredBucketDay, Weight};
+use books::store::audit_log::AuditEntry;
+use books::store::database::Database;
 use books::units::calendar::Day;
 use books::units::quantity::Quantity;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::select;
+use super::{actor, select};
 use crate::config::{Config, SharedBucketConfig};
 use crate::exit::Exit;
 use crate::print::{self, shared as tables};
@@ -24,6 +28,13 @@ pub(crate) struct Args {
     /// Print as JSON, with every customer
     #[arg(long)]
     json: bool,
+    /// Accept a day that is held, because S3's reports account for too little of it. Its usage is
+    /// then divided by them; the next ingest books it
+    #[arg(long, value_name = "YYYY-MM-DD", requires = "bucket", conflicts_with_all = ["json", "days"])]
+    accept: Option<Day>,
+    /// Why the day is accepted; kept in the audit log
+    #[arg(long, value_name = "TEXT", requires = "accept")]
+    reason: Option<String>,
 }
 
 /// What is printed as JSON.
@@ -33,6 +44,8 @@ struct SharedBucketJson {
     from: Day,
     to: Day,
     days: Vec<DayJson>,
+    /// How the bill of each day is divided.
+    billed: Vec<BookedShare>,
 }
 
 #[derive(Debug, Serialize)]
@@ -77,18 +90,24 @@ impl DayJson {
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let buckets = select::shared_buckets(config, args.bucket.as_deref())?;
-    let (from, to) = newest(now, args.days);
     let books = wiring::open_books(config, Open::EXISTING).await?;
+    if let (Some(day), Some(bucket)) = (args.accept, buckets.first()) {
+        return accept(&books, &bucket.name, day, args.reason.as_deref().unwrap_or_default(), now).await;
+    }
+    let (from, to) = newest(now, args.days);
+    let shares = books.booked_shares(from, to).await?;
     let mut found = vec![];
     for bucket in buckets {
-        found.push((bucket, books.bucket_weights(&bucket.name, from, to).await?));
+        let of_bucket: Vec<_> = shares.iter().filter(|share| share.bucket == bucket.name).cloned().collect();
+        found.push((bucket, books.bucket_weights(&bucket.name, from, to).await?, of_bucket));
     }
     if args.json {
-        let json = |(bucket, days): (&SharedBucketConfig, Vec<StoredBucketDay>)| SharedBucketJson {
+        let json = |(bucket, days, billed): (&SharedBucketConfig, Vec<StoredBucketDay>, _)| SharedBucketJson {
             bucket: bucket.name.clone(),
             from,
             to,
             days: days.into_iter().map(DayJson::new).collect(),
+            billed,
         };
         print::json(&found.into_iter().map(json).collect::<Vec<_>>())?;
         return Ok(Exit::Ok);
@@ -96,12 +115,12 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     if found.is_empty() {
         print::out("no bucket is shared: [[shared_buckets]] of the configuration names none (docs/shared-bucket.md)");
     }
-    for (at, (bucket, days)) in found.iter().enumerate() {
+    for (at, (bucket, days, shares)) in found.iter().enumerate() {
         if at > 0 {
             print::out("");
         }
         print::out(&format!("{}, from {from} to {to}", bucket.name));
-        if days.is_empty() {
+        if days.is_empty() && shares.is_empty() {
             let names: Vec<&str> = bucket.reports().map(|(source, _)| source.name()).collect();
             let what = names.join(" and ");
             print::out(&format!("no day of it has been read yet: a worker reads {what} by its schedule"));
@@ -109,7 +128,35 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         }
         tables::read_days(days);
         tables::customers(days);
+        if shares.is_empty() {
+            print::out("No booked bill has usage of this bucket on these days; docs/shared-bucket.md says why.");
+        } else {
+            tables::booked(shares);
+        }
     }
+    Ok(Exit::Ok)
+}
+
+/// Accepts a held day.
+async fn accept(books: &Database, bucket: &str, day: Day, reason: &str, now: Timestamp) -> anyhow::Result<Exit> {
+    if reason.trim().is_empty() {
+        return Err(BadUsage("--reason: say why; it is kept".into()).into());
+    }
+    let held = books.booked_shares(day, day).await?;
+    let held = held.iter().filter(|share| share.bucket == bucket && share.state == ShareState::Held).count();
+    if held == 0 {
+        print::err(format!("{day} of {bucket} is not held; nothing was changed (meter shared {bucket} --days 14)"));
+        return Ok(Exit::Failed);
+    }
+    let entry = AuditEntry {
+        actor: actor::current(),
+        action: "shared --accept".into(),
+        target: format!("{bucket} {day}"),
+        reason: reason.trim().to_owned(),
+    };
+    books.accept_bucket_day(bucket, day, entry, now).await?;
+    let month = day.month();
+    print::out(&format!("{day} of {bucket} is accepted as S3's reports are now; `meter ingest --month {month}` books it"));
     Ok(Exit::Ok)
 }
 

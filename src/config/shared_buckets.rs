@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use books::shared_bucket::ReportSource;
+use books::shared_bucket::shares::BucketRule;
+use books::shared_bucket::{Remainder, ReportSource};
 use jobs::shared_bucket::customer::{CustomerRule, key_beginning, key_pattern, parameter_fault};
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +32,16 @@ pub struct SharedBucketConfig {
     /// A day of access logs is read when no new file of it has come for so many hours.
     #[serde(default = "default_quiet_hours")]
     pub quiet_hours: u16,
+    /// Who has the part of a billed amount that no report accounts for: `house` or `spread`.
+    #[serde(default)]
+    pub remainder: Remainder,
+    /// A day whose reports account for less than this part of the bill is held, in percent.
+    #[serde(default = "default_floor")]
+    pub floor_percent: u8,
+    /// A day whose reports account for more or less than the bill by more than this is a finding,
+    /// in percent.
+    #[serde(default = "default_band")]
+    pub band_percent: u8,
     /// S3 Inventory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inventory: Option<ReportConfig>,
@@ -55,6 +66,14 @@ pub struct ReportConfig {
 
 fn default_quiet_hours() -> u16 {
     6
+}
+
+fn default_floor() -> u8 {
+    50
+}
+
+fn default_band() -> u8 {
+    5
 }
 
 /// Whether the books accept it as the name of a bucket; old buckets have capital letters and
@@ -92,6 +111,12 @@ impl SharedBucketConfig {
         Ok(CustomerRule::new(key, self.customer_parameter.clone()))
     }
 
+    /// By what rule its usage is apportioned.
+    pub(super) fn rule(&self, settle_hours: u16) -> BucketRule {
+        let (bucket, remainder, floor_percent) = (self.name.clone(), self.remainder, self.floor_percent);
+        BucketRule { bucket, remainder, floor_percent, settle_hours }
+    }
+
     /// The reports that are configured; the name of the source is the key of the section.
     pub fn reports(&self) -> impl Iterator<Item = (ReportSource, &ReportConfig)> {
         let reports = [(ReportSource::Inventory, &self.inventory), (ReportSource::AccessLogs, &self.access_logs)];
@@ -111,6 +136,11 @@ impl SharedBucketConfig {
         }
         if self.expire_days.is_some_and(|days| !(1..=3650).contains(&days)) {
             faults.push((vec!["expire_days"], "it is 1 to 3650 days; left out, objects live on".into()));
+        }
+        for (key, percent) in [("floor_percent", self.floor_percent), ("band_percent", self.band_percent)] {
+            if percent > 100 {
+                faults.push((vec![key], "it is 0 to 100 percent".into()));
+            }
         }
         if self.quiet_hours > 240 {
             faults.push((vec!["quiet_hours"], "it is 0 to 240 hours".into()));

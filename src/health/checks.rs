@@ -1,10 +1,13 @@
 //! Finds what needs attention. The limits are those of the alert rules in
 //! `dashboards/prometheus/rules`; the sections of the runbook have the names of the alerts.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use books::units::calendar::Day;
 use books::usage::bill::NoteKind;
 use jiff::SignedDuration;
 
-use super::overview::{BillingMode, Finding, Overview, RowUse, Severity};
+use super::overview::{BillingMode, Finding, Overview, RowUse, Severity, ShareFault};
 use crate::format::{ago, count, quantity, several, span, verb};
 use crate::queue::{JobState, WorkerState};
 
@@ -45,7 +48,7 @@ const HOURLY_LATE: SignedDuration = SignedDuration::from_hours(6);
 
 /// The alerts that a check can raise, with the severities of
 /// `dashboards/prometheus/rules/alerts.yml`; a test compares them.
-pub const ALERTS: [(&str, Severity); 31] = [
+pub const ALERTS: [(&str, Severity); 32] = [
     ("MeterAttention", Severity::Warning),
     ("MeterBillStale", Severity::Warning),
     ("MeterBillingOnHold", Severity::Critical),
@@ -67,6 +70,7 @@ pub const ALERTS: [(&str, Severity); 31] = [
     ("MeterMonthsUnread", Severity::Warning),
     ("MeterNotificationsFailing", Severity::Warning),
     ("MeterQueueStuck", Severity::Warning),
+    ("MeterSharesUncertain", Severity::Warning),
     ("MeterStripeAlarm", Severity::Critical),
     ("MeterStripeDeferred", Severity::Warning),
     ("MeterStripeDryRun", Severity::Critical),
@@ -146,6 +150,7 @@ pub(super) fn run(s: &Overview) -> Vec<Finding> {
         add("MeterUsageOfUnknownCustomers", what, "meter usage; meter customer add ID");
     }
     measured(s, &mut add);
+    shares(s, &mut add);
     stripe(s, &mut add);
     let notifications = &s.books.notifications;
     if !s.notifications_go_out {
@@ -245,6 +250,7 @@ fn bills(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
                 NoteKind::ProductNotCounted => add("MeterCountsNothing", what, act_on(kind)),
                 // as long as its product is counted by another meter, nothing need be wrong
                 NoteKind::MeterCountsNothing => {}
+                NoteKind::SharedBucket => add("MeterSharesUncertain", what, act_on(kind)),
             }
         }
     }
@@ -256,6 +262,7 @@ pub(crate) fn act_on(note: NoteKind) -> &'static str {
         NoteKind::Untagged => {
             "write the right key into tag_key, or activate the tag (Billing console, Cost allocation tags); then meter ingest --month, for each of the months"
         }
+        NoteKind::SharedBucket => "meter discover; docs/shared-bucket.md",
         NoteKind::ProductNotCounted | NoteKind::MeterCountsNothing => {
             "meter discover; compare it with watched_products, and with usage_types and line_types of the meter"
         }
@@ -278,6 +285,33 @@ fn measured(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
             }
         };
         add("MeterMeasuredDiffers", what, &format!("meter accuracy --meter {meter}"));
+    }
+}
+
+/// Days of shared buckets of which the reports account for too little, too much or nothing.
+fn shares(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
+    let mut by_bucket: BTreeMap<&str, BTreeMap<ShareFault, BTreeSet<Day>>> = BTreeMap::new();
+    for share in &s.books.shares {
+        let Some(fault) = s.share_fault(share) else { continue };
+        by_bucket.entry(&share.bucket).or_default().entry(fault).or_default().insert(share.day);
+    }
+    for (bucket, faults) in by_bucket {
+        let (mut said, mut held) = (vec![], None);
+        for (fault, days) in &faults {
+            let newest = days.last().map_or(String::new(), Day::to_string);
+            let of = several(days.len(), "day");
+            said.push(match fault {
+                ShareFault::Held => format!("too little of {of} (the newest {newest}), which {} held", verb(days.len(), "is", "are")),
+                ShareFault::NoReport => format!("nothing of {of} (the newest {newest})"),
+                ShareFault::Outside => format!("too little or too much of {of} (the newest {newest})"),
+            });
+            if *fault == ShareFault::Held {
+                held = Some(newest);
+            }
+        }
+        let what = format!("S3's reports about the shared bucket {bucket} account for {}", said.join(", and "));
+        let accept = held.map(|day| format!("; meter shared {bucket} --accept {day} --reason \"why\""));
+        add("MeterSharesUncertain", what, &format!("meter shared {bucket} --days 14{}", accept.unwrap_or_default()));
     }
 }
 

@@ -229,6 +229,7 @@ impl StatsCollector {
             customers: slow.customers.clone().with_amounts(amounts),
             customers_at: slow.at,
             queue: QueueStats { scheduled: scheduled.clone(), ..queue },
+            share_bands: config.shared_buckets.iter().map(|b| (b.name.clone(), b.band_percent)).collect(),
             exports,
             audit,
             findings: vec![],

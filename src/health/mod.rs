@@ -16,4 +16,4 @@ pub(crate) use self::collector::{MADE_BY_DEMO, free_bytes_beside};
 pub(crate) use self::exports::gaps;
 pub use self::exports::{ExportHealth, Gap, MonthGap};
 pub use self::overview::{BillingMode, Finding, Overview, Severity};
-pub(crate) use self::overview::{NO_BILL, NO_WEBHOOK};
+pub(crate) use self::overview::{NO_BILL, NO_WEBHOOK, ShareFault};

@@ -1,7 +1,11 @@
 //! The types of one reading of everything.
 
+use std::collections::BTreeMap;
+
 use books::audit::checks::LastAudit;
 use books::audit::stats::{BillStats, BooksStats, CustomerStats};
+use books::shared_bucket::shares::ShareState;
+use books::shared_bucket::stored::BookedShare;
 use books::store::row_counts::MonthRows;
 use books::units::quantity::Quantity;
 use jiff::{SignedDuration, Timestamp};
@@ -32,12 +36,40 @@ pub struct Overview {
     pub customers: CustomerStats,
     pub customers_at: Timestamp,
     pub queue: QueueStats,
+    /// By shared bucket: how far its reports may be from the bill, in percent.
+    #[serde(skip)]
+    pub share_bands: BTreeMap<String, u8>,
     /// The configured exports.
     pub exports: Vec<ExportHealth>,
     /// The audit of the books.
     pub audit: LastAudit,
     /// What needs attention, the worst first.
     pub findings: Vec<Finding>,
+}
+
+/// A day of a shared bucket is read two days after its end, at the latest.
+const REPORT_LATE: SignedDuration = SignedDuration::from_hours(72);
+
+/// What is wrong with a day of a shared bucket, the worst first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum ShareFault {
+    /// The reports account for less than the floor, and nobody accepted that.
+    Held,
+    NoReport,
+    /// They account for more or less than the bill by more than the band.
+    Outside,
+}
+
+impl ShareFault {
+    pub(crate) const ALL: [Self; 3] = [Self::Held, Self::NoReport, Self::Outside];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::NoReport => "no_report",
+            Self::Outside => "outside",
+        }
+    }
 }
 
 /// What `meter status` and the pages print before the first bill.
@@ -69,6 +101,23 @@ impl Overview {
             ]
         };
         self.rows.into_iter().flat_map(of)
+    }
+
+    /// What is wrong with a day of a shared bucket; none for a day that is right, or that the bill
+    /// does not settle yet.
+    pub(crate) fn share_fault(&self, share: &BookedShare) -> Option<ShareFault> {
+        let band = i64::from(*self.share_bands.get(&share.bucket)?) * 100;
+        match share.state {
+            ShareState::Open => None,
+            ShareState::Held => Some(ShareFault::Held),
+            // reports come up to two days after the bill
+            ShareState::NoReport => {
+                (self.at.duration_since(share.day.end()) > REPORT_LATE).then_some(ShareFault::NoReport)
+            }
+            ShareState::Apportioned => {
+                share.coverage().filter(|of| (of - 10_000).abs() > band).map(|_| ShareFault::Outside)
+            }
+        }
     }
 
     /// Versions of bills that are on hold.

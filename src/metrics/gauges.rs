@@ -1,8 +1,9 @@
 //! The gauges of the books: one table of names, filled from one snapshot at each scrape, so that
 //! all gauges are of the same moment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use books::shared_bucket::stored::{BookedShare, coverage};
 use books::stripe::billing_target::MoneyParts;
 use books::units::money::Currency;
 use books::units::quantity::Quantity;
@@ -13,17 +14,18 @@ use prometheus::{GaugeVec, Opts, Registry};
 use rust_decimal::Decimal;
 
 use super::Described;
-use crate::health::{BillingMode, Gap, Overview};
+use crate::health::{BillingMode, Gap, Overview, ShareFault};
 
 /// Kinds of notes, and their names.
-const NOTES: [(NoteKind, &str); 3] = [
+const NOTES: [(NoteKind, &str); 4] = [
     (NoteKind::Untagged, "untagged"),
     (NoteKind::ProductNotCounted, "product_not_counted"),
     (NoteKind::MeterCountsNothing, "meter_counts_nothing"),
+    (NoteKind::SharedBucket, "shared_bucket"),
 ];
 
 /// Name, help, labels.
-const TABLE: [(&str, &str, &[&str]); 50] = [
+const TABLE: [(&str, &str, &[&str]); 52] = [
     ("meter_snapshot_timestamp_seconds", "When the gauges of the books were read.", &[]),
     ("meter_snapshot_customers_timestamp_seconds", "When the gauges of all customers were read.", &[]),
     ("meter_snapshot_duration_seconds", "How long reading them took.", &[]),
@@ -57,6 +59,12 @@ const TABLE: [(&str, &str, &[&str]); 50] = [
     ("meter_turn_allocations_used", "TURN credentials handed out in current billing periods.", &[]),
     ("meter_turn_allocations_refused", "TURN credentials refused in current billing periods.", &[]),
     ("meter_turn_oldest_overdue_seconds", "How long ago the oldest TURN period ended that is not closed.", &[]),
+    (
+        "meter_shared_bucket_coverage_ratio",
+        "What S3's reports account for of the newest billed day, as a share.",
+        &["bucket", "meter"],
+    ),
+    ("meter_shared_bucket_findings", "Billed and settled days that are uncertain, of the last 14.", &["bucket", "finding"]),
     ("meter_stripe_mode", "1 for the mode of billing: off, dry run, demo, test or live account.", &["mode"]),
     ("meter_stripe_on_hold", "1: billing is on hold, because the books were restored from a backup.", &[]),
     ("meter_stripe_events", "Amounts to be sent to Stripe.", &["state"]),
@@ -132,6 +140,7 @@ pub(super) fn of(overview: &Overview, meters: &[String]) -> prometheus::Result<V
     bills(&board, overview)?;
     usage(&board, overview, meters)?;
     measured(&board, overview, meters)?;
+    shares(&board, overview)?;
     customers(&board, overview, meters)?;
     stripe(&board, overview, meters)?;
     board.at("meter_books_verified_timestamp_seconds", &[], overview.audit.at)?;
@@ -249,6 +258,32 @@ fn measured(board: &Board, overview: &Overview, meters: &[String]) -> prometheus
         let whole = u64::from(of.is_some_and(|of| of.finding.is_some()));
         for (finding, count) in [("customers", customers), ("meter", whole)] {
             board.set("meter_measured_accuracy_findings", &[meter, finding], count)?;
+        }
+    }
+    Ok(())
+}
+
+fn shares(board: &Board, overview: &Overview) -> prometheus::Result<()> {
+    for bucket in overview.share_bands.keys() {
+        let of_bucket = || overview.books.shares.iter().filter(|share| share.bucket == *bucket);
+        for fault in ShareFault::ALL {
+            let days: BTreeSet<_> =
+                of_bucket().filter(|share| overview.share_fault(share) == Some(fault)).map(|share| share.day).collect();
+            board.set("meter_shared_bucket_findings", &[bucket, fault.name()], days.len())?;
+        }
+        // in the order of the days, so the newest is the last
+        let mut newest: BTreeMap<&str, Vec<&BookedShare>> = BTreeMap::new();
+        for share in of_bucket().filter(|share| share.coverage().is_some()) {
+            let of_meter = newest.entry(&share.meter).or_default();
+            if of_meter.first().is_some_and(|first| first.day != share.day) {
+                of_meter.clear();
+            }
+            of_meter.push(share);
+        }
+        for (meter, shares) in newest {
+            let predicted = shares.iter().filter_map(|share| share.predicted).sum();
+            let ratio = coverage(predicted, shares.iter().map(|share| share.billed).sum()).unwrap_or(10_000);
+            board.set("meter_shared_bucket_coverage_ratio", &[bucket, meter], Decimal::new(ratio, 4))?;
         }
     }
     Ok(())

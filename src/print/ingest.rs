@@ -1,7 +1,11 @@
 //! The report of an ingest.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use books::shared_bucket::shares::ShareState;
+use books::units::quantity::Quantity;
 use jobs::ingest_cur::hold::accept_command;
-use jobs::ingest_cur::{IngestOutcome, IngestReport, hold};
+use jobs::ingest_cur::{IngestOutcome, IngestReport, SharedDayReport, hold};
 
 use super::out;
 use crate::config::Config;
@@ -54,7 +58,7 @@ pub(crate) fn show(report: &IngestReport, config: &Config) {
     ));
     let rows = report.meters.iter().map(|m| {
         let t = &m.totals;
-        let parts = [t.attributed, t.unattributed, t.excluded, t.total].map(quantity);
+        let parts = [t.attributed + t.apportioned, t.unattributed, t.excluded, t.total].map(quantity);
         let [attributed, unattributed, excluded, total] = parts;
         let booked = change(t.booked - m.booked_before);
         // the amounts of the bill are in its unit, only what is booked is in the meter's
@@ -68,6 +72,7 @@ pub(crate) fn show(report: &IngestReport, config: &Config) {
         })
         .collect(),
     );
+    shared_days(report);
     for line in &report.unrecognised {
         out(&format!(
             "  unrecognised: {} {} {} {} in {}; no meter claims it and no rule ignores it",
@@ -91,5 +96,32 @@ pub(crate) fn show(report: &IngestReport, config: &Config) {
             vec![name, c.meter.clone(), change(c.delta), unit(&c.meter).to_owned()]
         });
         super::table(&["  largest changes", "meter", ">change", "unit"], rows.collect());
+    }
+}
+
+/// How the usage of shared buckets is divided, by bucket and meter.
+fn shared_days(report: &IngestReport) {
+    let mut found: BTreeMap<(&str, &str), Vec<&SharedDayReport>> = BTreeMap::new();
+    for day in &report.shared_days {
+        found.entry((&day.bucket, &day.meter)).or_default().push(day);
+    }
+    for ((bucket, meter), days) in found {
+        let billed: Quantity = days.iter().map(|day| day.billed).sum();
+        let apportioned: Quantity = days.iter().map(|day| day.apportioned).sum();
+        let of = |state| {
+            let of_state = days.iter().filter(|day| day.state == state).map(|day| day.day);
+            of_state.collect::<BTreeSet<_>>().len()
+        };
+        let states = [
+            (ShareState::Open, "not settled by the bill"),
+            (ShareState::NoReport, "without a report of S3"),
+            (ShareState::Held, "held, because the reports account for too little"),
+        ];
+        let whole = states.map(|(state, words)| (of(state), words));
+        let waiting = whole.iter().filter(|(days, _)| *days > 0);
+        let waiting: Vec<String> = waiting.map(|(days, words)| format!("{} {words}", several(*days, "day"))).collect();
+        let waiting = if waiting.is_empty() { String::new() } else { format!("; {}", waiting.join(", ")) };
+        let (apportioned, billed) = (quantity(apportioned), quantity(billed));
+        out(&format!("  shared bucket {bucket}: {apportioned} of {billed} {meter} are customers'{waiting}"));
     }
 }

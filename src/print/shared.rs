@@ -1,11 +1,14 @@
 //! The days of shared buckets.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use books::measured::accrual::Accrues;
+use books::shared_bucket::shares::ShareState;
+use books::shared_bucket::stored::{BookedShare, coverage};
 use books::shared_bucket::{Measure, ReportSource, StoredBucketDay};
 use books::units::calendar::Day;
+use books::units::quantity::Quantity;
 
 use super::{count, out, rounded, several, table};
 
@@ -112,5 +115,43 @@ pub(crate) fn customers(days: &[StoredBucketDay]) {
     }
     out("");
     out("requests 1: PUT, COPY, POST, LIST; requests 2: GET, HEAD and all other.");
-    out("Nothing is billed by these figures; docs/shared-bucket.md says what they are.");
+}
+
+/// How the bill of each day is divided: what AWS billed, what the reports account for of it, and
+/// what customers have.
+pub(crate) fn booked(shares: &[BookedShare]) {
+    let mut days: BTreeMap<(Day, &str), Vec<&BookedShare>> = BTreeMap::new();
+    for share in shares {
+        days.entry((share.day, &share.meter)).or_default().push(share);
+    }
+    let row = |((day, meter), shares): ((Day, &str), Vec<&BookedShare>)| {
+        let billed: Quantity = shares.iter().map(|share| share.billed).sum();
+        let reported = shares.iter().all(|share| share.predicted.is_some());
+        let predicted: Quantity = shares.iter().filter_map(|share| share.predicted).sum();
+        let coverage = coverage(predicted, billed).filter(|_| reported);
+        let shown = coverage.map_or_else(|| "-".to_owned(), |of| format!("{}.{:02} %", of / 100, of % 100));
+        let states: BTreeSet<&str> = shares.iter().map(|share| state(share.state)).collect();
+        let apportioned = shares.iter().map(|share| share.apportioned).sum();
+        vec![
+            day.to_string(),
+            meter.to_owned(),
+            rounded(billed, DECIMALS),
+            shown,
+            rounded(apportioned, DECIMALS),
+            rounded(billed - apportioned, DECIMALS),
+            states.into_iter().collect::<Vec<_>>().join(", "),
+        ]
+    };
+    out("");
+    let titles = ["billed day", "meter", ">billed", ">reported", ">customers'", ">nobody's", "state"];
+    table(&titles, days.into_iter().map(row).collect());
+}
+
+fn state(state: ShareState) -> &'static str {
+    match state {
+        ShareState::Apportioned => "apportioned",
+        ShareState::Open => "open",
+        ShareState::NoReport => "no report",
+        ShareState::Held => "held",
+    }
 }

@@ -40,6 +40,7 @@ fn empty() -> Overview {
         customers: CustomerStats::default(),
         customers_at: now(),
         queue: QueueStats::default(),
+        share_bands: BTreeMap::from([("b".into(), 5)]),
         exports: vec![],
         audit: LastAudit::default(),
         findings: vec![],

@@ -137,6 +137,7 @@ fn context(books: Database, billing: BillingSettings) -> Context {
             meters: vec![],
             ignore: vec![],
             watched: vec![],
+            shared_buckets: vec![],
         }),
         enforcement: Arc::new(EnforcementSettings::default()),
         measuring: Arc::default(),

@@ -100,6 +100,7 @@ static SETTINGS: LazyLock<ReadSettings> = LazyLock::new(|| {
         meters: vec![meter],
         ignore: vec![],
         watched: vec![Pattern::product("AmazonChime*").unwrap()],
+        shared_buckets: vec![],
     });
     settings.limits = ReadLimits { parallel: 1, memory_bytes: 24 << 20, fan_out_bytes: None };
     settings

@@ -8,16 +8,17 @@ use rust_decimal::Decimal;
 
 use super::{
     BillStats, BooksStats, CustomerStats, DAYS, DayUsage, Decisions, MANY, MeterDay, MonthNote, MonthUsage, NearLimit,
-    NotificationStats, StripeStats, TaggedLines,
+    NotificationStats, SHARED_DAYS, StripeStats, TaggedLines,
 };
 use crate::limits::settled::{newest_bills, usage_through};
 use crate::measured::accuracy::kept_accuracy;
 use crate::store::database::Database;
 use crate::store::error::BooksError;
 use crate::store::rows::{first_row, sum_of_rests, sum_of_units};
+use crate::shared_bucket::stored::booked_shares;
 use crate::stripe::alarm;
 use crate::stripe::restore::billing_hold;
-use crate::units::calendar::{Month, instant};
+use crate::units::calendar::{Day, Month, instant};
 use crate::units::quantity::Quantity;
 use crate::usage::bill::{BillNote, NoteKind};
 
@@ -114,12 +115,15 @@ pub async fn books_stats(c: &Connection, now: Timestamp) -> Result<BooksStats, B
     let entries = "SELECT coalesce(sum(entries), 0) FROM bookings WHERE version_id IS NOT NULL";
     let overdue = "SELECT min(ends_at) FROM turn_periods WHERE closed_at IS NULL AND ends_at <= ?1";
     let enforced = "SELECT enforced_at FROM enforcement";
-    let ((month, days), bills, stripe, notifications, accuracy, entries, overdue, enforced, size_bytes) = tokio::try_join!(
+    let today = Day::from_epoch(i32::try_from(now.as_second().div_euclid(86_400)).unwrap_or(0)).unwrap_or(Day::EPOCH);
+    let first = Day::from_epoch(today.epoch() - SHARED_DAYS).unwrap_or(Day::EPOCH);
+    let ((month, days), bills, stripe, notifications, accuracy, shares, entries, overdue, enforced, size_bytes) = tokio::try_join!(
         usage(c, now),
         bills(c),
         stripe(c),
         notifications(c),
         kept_accuracy(c),
+        booked_shares(c, first, today),
         first_row(c, entries, ()),
         first_row(c, overdue, params![now.as_second()]),
         first_row(c, enforced, ()),
@@ -138,6 +142,7 @@ pub async fn books_stats(c: &Connection, now: Timestamp) -> Result<BooksStats, B
         stripe,
         notifications,
         accuracy,
+        shares,
         size_bytes,
     })
 }

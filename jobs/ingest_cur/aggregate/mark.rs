@@ -13,10 +13,13 @@ pub(crate) enum Mark {
     TooLarge,
     NoDay,
     OtherPeriod,
+    /// Usage of a part of a bucket, which the bucket's own line has already.
+    PartOfBucket,
 }
 
 impl Mark {
-    const ALL: [Self; 5] = [Self::Split, Self::NoAmount, Self::TooLarge, Self::NoDay, Self::OtherPeriod];
+    const ALL: [Self; 6] =
+        [Self::Split, Self::NoAmount, Self::TooLarge, Self::NoDay, Self::OtherPeriod, Self::PartOfBucket];
 
     const fn text(self) -> &'static str {
         match self {
@@ -25,6 +28,7 @@ impl Mark {
             Self::TooLarge => " (amount too large)",
             Self::NoDay => " (no readable day)",
             Self::OtherPeriod => " (of another billing period)",
+            Self::PartOfBucket => " (part of a bucket)",
         }
     }
 

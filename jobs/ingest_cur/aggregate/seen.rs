@@ -43,6 +43,8 @@ pub struct Seen {
     pub(crate) unwatched: NamesSeen,
     /// Counted lines without a customer that have a tag whose key is similar to a configured one.
     pub(crate) similar_lines: u64,
+    /// Counted lines of S3 without a customer and without a resource, where buckets are shared.
+    pub(crate) without_resource: u64,
 }
 
 impl Seen {
@@ -51,6 +53,7 @@ impl Seen {
         self.tags.see(&other.tags.0);
         self.unwatched.see(&other.unwatched.0);
         self.similar_lines += other.similar_lines;
+        self.without_resource += other.without_resource;
     }
 }
 

@@ -38,7 +38,7 @@ fn rules() -> Rules {
         factor: "1".parse().unwrap(),
     };
     let ignore = vec![IgnoreRule { products: product(), usage_types: usage("Requests") }];
-    Rules { tag_keys: vec!["who".into()], meters: vec![meter], ignore, watched: product() }
+    Rules { tag_keys: vec!["who".into()], meters: vec![meter], ignore, watched: product(), shared_buckets: vec![] }
 }
 
 fn aggregator() -> UsageAggregator {

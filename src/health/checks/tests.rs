@@ -1,9 +1,10 @@
 //! Each finding, with a state that has it and one that just has not.
 
-use std::collections::BTreeMap;
-
 use books::audit::stats::{BillStats, BooksStats, CustomerStats, MonthNote};
 use books::measured::accuracy::{Excess, MeterAccuracy, TwoWitnesses};
+use books::shared_bucket::Measure;
+use books::shared_bucket::shares::ShareState;
+use books::shared_bucket::stored::BookedShare;
 use books::store::row_counts::MonthRows;
 use books::store::traffic::RowCounts;
 use books::units::quantity::Quantity;
@@ -68,6 +69,7 @@ fn calm() -> Overview {
             ticks: BTreeMap::from([("ingest".into(), now())]),
             ticked_at: BTreeMap::new(),
         },
+        share_bands: BTreeMap::from([("b".into(), 5)]),
         exports: vec![ExportHealth {
             export: "main".into(),
             payer: "default".into(),
@@ -112,8 +114,28 @@ fn accuracy(s: &mut Overview, finding: Option<Excess>, differing_customers: u64)
     });
 }
 
+/// A day of a shared bucket that ended so many hours ago, and was billed with 10 units.
+fn share(s: &mut Overview, state: ShareState, predicted: &str, hours: i64) {
+    s.books.shares = vec![BookedShare {
+        payer: "default".into(),
+        month: "2026-03".parse().unwrap(),
+        version: "v".into(),
+        bucket: "b".into(),
+        meter: "m".into(),
+        measure: Measure::ByteSeconds,
+        class: "STANDARD".into(),
+        day: "2026-03-09".parse().unwrap(),
+        state,
+        billed: "10".parse().unwrap(),
+        predicted: Some(predicted.parse().unwrap()),
+        apportioned: Quantity::ZERO,
+        digest: String::new(),
+    }];
+    s.at = s.books.shares[0].day.end() + SignedDuration::from_hours(hours);
+}
+
 /// Each finding, a change that causes it, and a change that is just not enough.
-const CASES: [(&str, Change, Change); 35] = [
+const CASES: [(&str, Change, Change); 39] = [
     ("MeterAttention", |s| kind(s, "push_stripe").attention = true, |s| kind(s, "push_stripe").attention = false),
     ("MeterExportNeverRead", |s| s.exports[0].was_read = false, |s| s.exports.clear()),
     (
@@ -126,6 +148,18 @@ const CASES: [(&str, Change, Change); 35] = [
     ),
     ("MeterMeasuredDiffers", |s| accuracy(s, Some(Excess::BilledMore), 0), |s| accuracy(s, None, 0)),
     ("MeterMeasuredDiffers", |s| accuracy(s, None, 1), |s| s.books.accuracy.clear()),
+    ("MeterSharesUncertain", |s| share(s, ShareState::Held, "4", 30), |s| share(s, ShareState::Open, "4", 30)),
+    ("MeterSharesUncertain", |s| share(s, ShareState::NoReport, "0", 73), |s| share(s, ShareState::NoReport, "0", 72)),
+    (
+        "MeterSharesUncertain",
+        |s| share(s, ShareState::Apportioned, "9.4", 30),
+        |s| share(s, ShareState::Apportioned, "9.5", 30),
+    ),
+    (
+        "MeterSharesUncertain",
+        |s| share(s, ShareState::Apportioned, "10.6", 30),
+        |s| share(s, ShareState::Apportioned, "10.5", 30),
+    ),
     (
         "MeterUsageOfUnknownCustomers",
         |s| {

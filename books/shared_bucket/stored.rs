@@ -1,0 +1,113 @@
+//! How booked bills are apportioned.
+
+use serde::Serialize;
+
+use super::Measure;
+use super::shares::ShareState;
+use crate::store::connection::{Connection, params};
+use crate::store::database::Database;
+use crate::store::error::BooksError;
+use crate::units::calendar::{Day, Month};
+use crate::units::quantity::Quantity;
+
+/// A billed day of a shared bucket, as the current version of a bill is apportioned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BookedShare {
+    pub payer: String,
+    pub month: Month,
+    /// `assemblyId` or `executionId` of the bill.
+    pub version: String,
+    pub bucket: String,
+    pub meter: String,
+    pub measure: Measure,
+    /// S3's storage class; empty for requests and what they sent.
+    pub class: String,
+    pub day: Day,
+    pub state: ShareState,
+    /// In the unit of the bill, as the other two.
+    pub billed: Quantity,
+    /// What the reports of the day account for, nobody's part with it; null without a report.
+    pub predicted: Option<Quantity>,
+    /// What customers have.
+    pub apportioned: Quantity,
+    /// Digest of the day's reports; empty without one.
+    pub digest: String,
+}
+
+impl BookedShare {
+    /// Predicted as a share of billed, in 10⁻⁴, at most 10,000 times as much; none without a
+    /// report, or when nothing is billed.
+    pub fn coverage(&self) -> Option<i64> {
+        coverage(self.predicted?, self.billed)
+    }
+}
+
+/// As [`BookedShare::coverage`].
+pub fn coverage(predicted: Quantity, billed: Quantity) -> Option<i64> {
+    const MOST: i128 = 100_000_000;
+    let of = predicted.scaled().saturating_mul(10_000).checked_div(billed.scaled()).filter(|_| billed > Quantity::ZERO);
+    of.map(|share| i64::try_from(share.min(MOST)).unwrap_or(i64::MAX))
+}
+
+const SHARES: &str = "SELECT v.payer, v.month, v.version, s.bucket, s.meter, s.measure, s.class, s.day, s.state, s.billed, \
+      s.predicted, s.apportioned, s.digest \
+    FROM bill_versions v JOIN bucket_shares s ON s.version_id = v.id \
+    WHERE v.month >= ?1 AND v.state = 'applied' AND s.day BETWEEN ?2 AND ?3 \
+    AND NOT EXISTS (SELECT 1 FROM bill_versions n WHERE n.supersedes = v.id) \
+    ORDER BY s.bucket, s.day, s.meter, s.measure, s.class, v.payer, v.month";
+
+/// The billed days of shared buckets from `from` to `to`, both included, of all current versions;
+/// also beside other queries of the connection.
+pub async fn booked_shares(c: &Connection, from: Day, to: Day) -> Result<Vec<BookedShare>, BooksError> {
+    let values = params![from.month().to_string(), from.to_string(), to.to_string()];
+    let mut rows = c.query(SHARES, values).await?;
+    let wrong = |what: &str, text: &str| BooksError::Integrity(format!("bucket_shares.{what} is `{text}`"));
+    let amount = |text: String| text.parse::<Quantity>().map_err(|_| wrong("billed", &text));
+    let mut found = vec![];
+    while let Some(row) = rows.next().await? {
+        let (month, day, measure): (String, String, String) = (row.get(1)?, row.get(7)?, row.get(5)?);
+        found.push(BookedShare {
+            payer: row.get(0)?,
+            month: month.parse().map_err(|_| wrong("month", &month))?,
+            version: row.get(2)?,
+            bucket: row.get(3)?,
+            meter: row.get(4)?,
+            measure: Measure::named(&measure)?,
+            class: row.get(6)?,
+            day: day.parse().map_err(|_| wrong("day", &day))?,
+            state: ShareState::named(&row.get::<String>(8)?)?,
+            billed: amount(row.get(9)?)?,
+            predicted: row.get::<Option<String>>(10)?.map(amount).transpose()?,
+            apportioned: amount(row.get(11)?)?,
+            digest: row.get(12)?,
+        });
+    }
+    Ok(found)
+}
+
+impl Database {
+    /// As [`booked_shares`].
+    pub async fn booked_shares(&self, from: Day, to: Day) -> Result<Vec<BookedShare>, BooksError> {
+        self.with_connection(async move |c| booked_shares(c, from, to).await).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn coverage_is_a_share_of_what_is_billed() {
+        let of = |predicted: &str, billed: &str| coverage(predicted.parse().unwrap(), billed.parse().unwrap());
+        for (predicted, billed, want) in [
+            ("98", "100", Some(9_800)),
+            ("0", "100", Some(0)),
+            ("3", "2", Some(15_000)),
+            ("1", "0.0000000001", Some(100_000_000)),
+            ("1", "0", None),
+            ("1", "-1", None),
+        ] {
+            assert_eq!(of(predicted, billed), want, "{predicted} of {billed}");
+        }
+    }
+}
