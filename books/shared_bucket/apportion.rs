@@ -77,7 +77,8 @@ pub(super) fn shares(
     };
     if remainder == Remainder::House && covers_no_more {
         let divisor = BigUint::from(divisor);
-        let shares = weights.iter().map(|(customer, weight)| (customer.as_str(), by_weight(*weight, &unit, &divisor).0));
+        let shares =
+            weights.iter().map(|(customer, weight)| (customer.as_str(), by_weight(*weight, &unit, &divisor).0));
         return with_rest(shares.collect(), amount);
     }
     let mut floors: Vec<(&str, u128)> = vec![];

@@ -93,8 +93,7 @@ impl Database {
             loop {
                 let limit = i64::try_from(PAGE).unwrap_or(i64::MAX);
                 let (day, measure, class, customer) = after.clone();
-                let values =
-                    params![bucket.clone(), source.name(), day, last.clone(), measure, class, customer, limit];
+                let values = params![bucket.clone(), source.name(), day, last.clone(), measure, class, customer, limit];
                 let page = self.with_connection(async move |c| {
                     let mut rows = c.query(WEIGHTS, values).await?;
                     let mut page = vec![];
@@ -106,7 +105,8 @@ impl Database {
                 let page = page.await?;
                 let rows = page.len();
                 for (day, weight) in page {
-                    after = (day.clone(), weight.measure.name().to_owned(), weight.class.clone(), weight.customer.clone());
+                    after =
+                        (day.clone(), weight.measure.name().to_owned(), weight.class.clone(), weight.customer.clone());
                     let day = day.parse().map_err(|e| BooksError::Integrity(format!("bucket_weights.day: {e}")))?;
                     if let Some(report) = reports.days.get_mut(&(bucket.clone(), source, day)) {
                         let of = report.weights.entry((weight.measure, weight.class)).or_default();

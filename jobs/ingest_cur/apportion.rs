@@ -58,8 +58,11 @@ impl Totals {
             let own = &mut self.meters[place];
             *(if customer == UNATTRIBUTED { &mut own.unattributed } else { &mut own.apportioned }) += billed;
             let too_large = |_| {
-                let customer =
-                    if customer == UNATTRIBUTED { "usage without a customer".into() } else { format!("customer {customer}") };
+                let customer = if customer == UNATTRIBUTED {
+                    "usage without a customer".into()
+                } else {
+                    format!("customer {customer}")
+                };
                 UsageTooLarge { customer, meter: name.to_owned(), day, billed }
             };
             let (quantity, fit) = billed.times(rules.meters[place].factor).map_err(too_large)?;

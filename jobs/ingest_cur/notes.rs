@@ -84,14 +84,16 @@ fn shared_bucket(totals: &Totals) -> Option<BillNote> {
     let parts = (of_parts > 0).then(|| {
         let (lines, are) = (several(of_parts, "usage line"), verb(of_parts, "is", "are"));
         format!(
-            "{lines} of S3 {are} about a part of a bucket (a prefix, an access point) and not counted, because the              bucket's own line has that usage; `meter discover` shows them"
+            "{lines} of S3 {are} about a part of a bucket (a prefix, an access point) and not counted, because the \
+             bucket's own line has that usage; `meter discover` shows them"
         )
     });
     let without = totals.seen.without_resource;
     let unnamed = (without > 0).then(|| {
         let (lines, have) = (several(without, "usage line"), verb(without, "has", "have"));
         format!(
-            "{lines} of S3 {have} no resource, so nothing tells whether a shared bucket is meant; let the export              include resource IDs"
+            "{lines} of S3 {have} no resource, so nothing tells whether a shared bucket is meant; let the export \
+             include resource IDs"
         )
     });
     let text: Vec<String> = parts.into_iter().chain(unnamed).collect();

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::{actor, select};
 use crate::config::{Config, SharedBucketConfig};
-use crate::exit::Exit;
+use crate::exit::{BadUsage, Exit};
 use crate::print::{self, shared as tables};
 use crate::wiring::{self, Open};
 
@@ -156,7 +156,9 @@ async fn accept(books: &Database, bucket: &str, day: Day, reason: &str, now: Tim
     };
     books.accept_bucket_day(bucket, day, entry, now).await?;
     let month = day.month();
-    print::out(&format!("{day} of {bucket} is accepted as S3's reports are now; `meter ingest --month {month}` books it"));
+    print::out(&format!(
+        "{day} of {bucket} is accepted as S3's reports are now; `meter ingest --month {month}` books it"
+    ));
     Ok(Exit::Ok)
 }
 

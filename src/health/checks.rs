@@ -301,7 +301,9 @@ fn shares(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
             let newest = days.last().map_or(String::new(), Day::to_string);
             let of = several(days.len(), "day");
             said.push(match fault {
-                ShareFault::Held => format!("too little of {of} (the newest {newest}), which {} held", verb(days.len(), "is", "are")),
+                ShareFault::Held => {
+                    format!("too little of {of} (the newest {newest}), which {} held", verb(days.len(), "is", "are"))
+                }
                 ShareFault::NoReport => format!("nothing of {of} (the newest {newest})"),
                 ShareFault::Outside => format!("too little or too much of {of} (the newest {newest})"),
             });

@@ -64,7 +64,11 @@ const TABLE: [(&str, &str, &[&str]); 52] = [
         "What S3's reports account for of the newest billed day, as a share.",
         &["bucket", "meter"],
     ),
-    ("meter_shared_bucket_findings", "Billed and settled days that are uncertain, of the last 14.", &["bucket", "finding"]),
+    (
+        "meter_shared_bucket_findings",
+        "Billed and settled days that are uncertain, of the last 14.",
+        &["bucket", "finding"],
+    ),
     ("meter_stripe_mode", "1 for the mode of billing: off, dry run, demo, test or live account.", &["mode"]),
     ("meter_stripe_on_hold", "1: billing is on hold, because the books were restored from a backup.", &[]),
     ("meter_stripe_events", "Amounts to be sent to Stripe.", &["state"]),

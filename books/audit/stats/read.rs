@@ -12,10 +12,10 @@ use super::{
 };
 use crate::limits::settled::{newest_bills, usage_through};
 use crate::measured::accuracy::kept_accuracy;
+use crate::shared_bucket::stored::booked_shares;
 use crate::store::database::Database;
 use crate::store::error::BooksError;
 use crate::store::rows::{first_row, sum_of_rests, sum_of_units};
-use crate::shared_bucket::stored::booked_shares;
 use crate::stripe::alarm;
 use crate::stripe::restore::billing_hold;
 use crate::units::calendar::{Day, Month, instant};

@@ -65,9 +65,8 @@ fn one_by_one(amount: u32, weights: &[u32]) -> Vec<u64> {
     let mut given = vec![0_u64; weights.len()];
     for _ in 0..amount {
         // amount × weight − given × sum, which is what is missing times the sum
-        let missing = |place: usize| {
-            i128::from(amount) * i128::from(weights[place]) - i128::from(given[place]) * i128::from(sum)
-        };
+        let missing =
+            |place: usize| i128::from(amount) * i128::from(weights[place]) - i128::from(given[place]) * i128::from(sum);
         let most = (0..weights.len()).max_by(|a, b| missing(*a).cmp(&missing(*b)).then(b.cmp(a))).unwrap();
         given[most] += 1;
     }

@@ -66,7 +66,13 @@ mod tests {
 
     #[test]
     fn customers_beyond_any_bill_are_too_much() {
-        let rules = Rules { tag_keys: vec!["who".into()], meters: vec![], ignore: vec![], watched: vec![], shared_buckets: vec![] };
+        let rules = Rules {
+            tag_keys: vec!["who".into()],
+            meters: vec![],
+            ignore: vec![],
+            watched: vec![],
+            shared_buckets: vec![],
+        };
         let new = || UsageAggregator::new(Arc::new(rules.clone()), "2026-10".parse().unwrap());
         for (length, most, said) in
             [(8, MOST_CUSTOMERS - 1, "500001 values of"), (256, MOST_IDS / 256, "131074 values of")]

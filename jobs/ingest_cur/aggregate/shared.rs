@@ -188,7 +188,6 @@ impl UsageAggregator {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,6 +4,7 @@
 
 mod access_logs;
 mod accuracy;
+mod apportion;
 mod bad_input;
 mod due;
 mod enforce;

@@ -4,9 +4,10 @@
 
 use testkit::suite_database::run_over_a_server;
 
-const SUITES: [&str; 12] = [
+const SUITES: [&str; 13] = [
     "access_logs::",
     "accuracy::",
+    "apportion::",
     "due::",
     "enforce::",
     "histories::",

@@ -292,7 +292,13 @@ impl TestStore {
     }
 
     pub async fn context(&self) -> Context {
-        let rules = Rules { tag_keys: vec!["t".into()], meters: vec![], ignore: vec![], watched: vec![], shared_buckets: vec![] };
+        let rules = Rules {
+            tag_keys: vec!["t".into()],
+            meters: vec![],
+            ignore: vec![],
+            watched: vec![],
+            shared_buckets: vec![],
+        };
         let read_settings = ReadSettings::new(rules);
         let enforcement = Arc::new(jobs::context::EnforcementSettings::default());
         Context {
