@@ -10,6 +10,7 @@
 
 pub mod bill;
 pub mod booking;
+pub mod entries;
 pub mod ledger;
 pub mod meter;
 pub mod months;

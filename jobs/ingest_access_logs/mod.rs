@@ -19,6 +19,7 @@ mod read;
 pub mod repeats;
 mod sums;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -31,6 +32,7 @@ use self::read::{DayError, DayRead, Reading, read_day};
 use self::sums::WantedLines;
 use crate::context::{Context, SharedBucket};
 use crate::job::{Failure, Job};
+use crate::shared_bucket::items::{FoundItems, ItemList, WantedItems};
 use crate::shared_bucket::{BucketReport, past_days};
 use crate::source::Object;
 use books::shared_bucket::{BucketDay, ReportSource};
@@ -115,7 +117,7 @@ async fn ingest(bucket: &SharedBucket, context: &Context, now: Timestamp) -> Res
             report.not_read.push(gone);
             continue;
         }
-        let wanted = WantedLines { bucket: bucket.name.clone(), day, rule: bucket.customers.clone() };
+        let wanted = WantedLines { bucket: bucket.name.clone(), day, rule: bucket.customers.clone(), items: None };
         let read = match read_day(reading, &files, wanted).await {
             Ok(read) => read,
             Err(DayError::Source(error)) => return Err(error.into()),
@@ -148,6 +150,30 @@ async fn ingest(bucket: &SharedBucket, context: &Context, now: Timestamp) -> Res
         }
     }
     Ok(report)
+}
+
+/// The largest requests of a customer on a day, read from the logs of it again; none for a day of
+/// which there is no file any more.
+pub async fn items(
+    context: &Context,
+    bucket: &str,
+    day: Day,
+    wanted: WantedItems,
+    now: Timestamp,
+) -> Result<Option<FoundItems>, Failure> {
+    let missing = || Failure::GiveUp(anyhow!("{bucket}: there are no access logs of it in the configuration"));
+    let bucket = context.shared_buckets.get(bucket).ok_or_else(missing)?;
+    let place = bucket.access_logs.as_ref().ok_or_else(missing)?;
+    let places = Places::list(place, &bucket.name, day, day).await?;
+    let DayFiles::Ready(files) = places.of_day(day, Quiet { now, hours: 0 }) else { return Ok(None) };
+    let items = Arc::new(ItemList::new(wanted));
+    let (name, rule) = (bucket.name.clone(), bucket.customers.clone());
+    let lines = WantedLines { bucket: name, day, rule, items: Some(Arc::clone(&items)) };
+    let settings = &context.read_settings;
+    let reading = Reading { source: &place.source, limits: settings.limits, progress: &settings.progress };
+    let read = read_day(reading, &files, lines).await;
+    read.map_err(|error| Failure::GiveUp(anyhow!(error).context(format!("access logs of {day}"))))?;
+    Ok(Some(FoundItems { digest: digest(bucket, &files), items: items.largest() }))
 }
 
 fn add(report: &mut BucketReport, found: &books::shared_bucket::DayCounts) {

@@ -24,6 +24,7 @@ use super::repeats::{
     CONTRADICTION, FIRST_CUSTOMER, NOBODY, Sighting, SightingList, Spill, Tier, UNUSABLE, distinct, hash,
 };
 use crate::shared_bucket::customer::{CustomerRule, Owner, percent_decoded};
+use crate::shared_bucket::items::{Item, ItemList};
 use books::shared_bucket::{DayCounts, Measure, Weight};
 use books::units::calendar::Day;
 
@@ -76,6 +77,8 @@ pub(super) struct WantedLines {
     pub(super) bucket: String,
     pub(super) day: Day,
     pub(super) rule: CustomerRule,
+    /// Whose requests are listed one by one.
+    pub(super) items: Option<Arc<ItemList>>,
 }
 
 /// What all threads that read a day share.
@@ -301,9 +304,32 @@ impl Tally {
                 }
             },
         };
+        let tier = tier(line);
         let downloads = operation == b"REST.GET.OBJECT" && matches!(line.status, Some(200 | 206));
         let bytes_sent = if downloads { line.bytes_sent.unwrap_or(0) } else { 0 };
-        list.push(Sighting { hash, bytes_sent, owner, tier: tier(line) })?;
+        if let Some(items) = &wanted.items {
+            let customer = known.iter().find(|(_, number)| **number == owner).map_or("", |(name, _)| name);
+            if customer == items.wanted.customer {
+                let amount = match items.wanted.measure {
+                    Measure::BytesSent => bytes_sent.into(),
+                    Measure::Requests1 => u128::from(tier == Tier::First),
+                    Measure::Requests2 => u128::from(tier == Tier::Second),
+                    Measure::ByteSeconds => 0,
+                };
+                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                let (id, kind) = (text(id), text(operation));
+                items.add(Item {
+                    amount,
+                    key: key.into_owned(),
+                    id,
+                    kind,
+                    bytes: bytes_sent,
+                    at: line.time,
+                    seconds: 0,
+                });
+            }
+        }
+        list.push(Sighting { hash, bytes_sent, owner, tier })?;
         Ok(())
     }
 }

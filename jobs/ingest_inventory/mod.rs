@@ -28,6 +28,7 @@ mod tally;
 mod windows;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -40,6 +41,7 @@ use self::windows::{Inventories, Readiness, WINDOW_DAYS, digest, find, start_of,
 use crate::context::{Context, ReportPlace, SharedBucket};
 use crate::data_files::read_error::ReadError;
 use crate::job::{Failure, Job};
+use crate::shared_bucket::items::{FoundItems, ItemList, WantedItems};
 use crate::shared_bucket::{BucketReport, past_days};
 use books::shared_bucket::{BucketDay, ReportSource};
 use books::units::calendar::Day;
@@ -79,6 +81,26 @@ impl Job for IngestInventory {
         let run = Run { context, bucket, place, inventories, stored, broken, now };
         run.read(&days).await
     }
+}
+
+/// The largest objects that a customer has of a day, read from the Inventories of it again; none
+/// for a day of which there is no Inventory any more.
+pub async fn items(
+    context: &Context,
+    bucket: &str,
+    day: Day,
+    wanted: WantedItems,
+    now: Timestamp,
+) -> Result<Option<FoundItems>, Failure> {
+    let (bucket, place) = find_bucket(context, bucket)?;
+    let inventories = find(Wanted { place, bucket: &bucket.name, now }, day).await?;
+    let Readiness::Ready(inventories) = inventories.of_day(day, now) else { return Ok(None) };
+    let (items, digest) = (Arc::new(ItemList::new(wanted)), digest(bucket, &inventories));
+    let (source, start, inventories) = (&place.source, start_of(day), &inventories);
+    let to_read = DayToRead { source, bucket, start, inventories, digest, items: Some(Arc::clone(&items)) };
+    let read = read_day(to_read, &context.read_settings.limits).await;
+    read.map_err(|Unreadable { error, .. }| Failure::GiveUp(error.into()))?;
+    Ok(Some(FoundItems { digest: hex(&digest), items: items.largest() }))
 }
 
 fn find_bucket<'a>(context: &'a Context, name: &str) -> Result<(&'a SharedBucket, &'a ReportPlace), Failure> {
@@ -157,7 +179,7 @@ impl Run<'_> {
             return Ok(());
         }
         let (source, start) = (&self.place.source, start_of(day));
-        let to_read = DayToRead { source, bucket: self.bucket, start, inventories, digest };
+        let to_read = DayToRead { source, bucket: self.bucket, start, inventories, digest, items: None };
         let (found, weights) = match read_day(to_read, &self.context.read_settings.limits).await {
             Ok(read) => read,
             Err(Unreadable { error: ReadError::Source(error), .. }) => return Err(error.into()),

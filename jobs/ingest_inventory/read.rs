@@ -17,6 +17,7 @@ use crate::data_files::budget::Budget;
 use crate::data_files::column_file;
 use crate::data_files::object_reader::Footer;
 use crate::data_files::read_error::ReadError;
+use crate::shared_bucket::items::ItemList;
 use crate::source::{Object, Source, SourceError};
 use books::shared_bucket::{DayCounts, Weight};
 
@@ -35,6 +36,8 @@ pub(super) struct DayToRead<'a> {
     pub(super) inventories: &'a [&'a Inventory],
     /// Of all that the weights follow from.
     pub(super) digest: [u8; 32],
+    /// Whose objects are listed one by one.
+    pub(super) items: Option<Arc<ItemList>>,
 }
 
 /// Why a day cannot be read.
@@ -71,7 +74,7 @@ struct Readers {
 /// # Errors
 /// When an Inventory is not whole or is damaged, or the source fails.
 pub(super) async fn read_day(day: DayToRead<'_>, limits: &ReadLimits) -> Result<(DayCounts, Vec<Weight>), Unreadable> {
-    let DayToRead { source, bucket, start, inventories, digest } = day;
+    let DayToRead { source, bucket, start, inventories, digest, items } = day;
     let all = |has: fn(&Inventory) -> bool| inventories.iter().all(|inventory| has(inventory));
     let mut key = [0; 16];
     key.copy_from_slice(&digest[..16]);
@@ -82,6 +85,7 @@ pub(super) async fn read_day(day: DayToRead<'_>, limits: &ReadLimits) -> Result<
         has_etags: all(|inventory| inventory.has_etags),
         // who names objects cannot know the MD5 of the list that they will be in
         seen: SeenObjects::new(&key),
+        items,
     });
     let readers = Arc::new(Readers {
         source: Arc::clone(source),

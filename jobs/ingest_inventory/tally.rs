@@ -15,6 +15,7 @@ use super::intervals::{BilledDay, Currency, Life};
 use super::seen::{SeenObjects, Sighting};
 use crate::listed::shown;
 use crate::shared_bucket::customer::CustomerRule;
+use crate::shared_bucket::items::{Item, ItemList};
 use books::shared_bucket::{DayCounts, Measure, Weight};
 
 /// Bytes of the largest object that is believed; S3's have 50 TB at most.
@@ -55,6 +56,8 @@ pub(super) struct DayObjects {
     pub(super) has_versions: bool,
     pub(super) has_etags: bool,
     pub(super) seen: SeenObjects,
+    /// Whose objects are listed one by one.
+    pub(super) items: Option<Arc<ItemList>>,
 }
 
 /// The Inventory that is being read.
@@ -111,7 +114,10 @@ impl Tally {
         let class: u128 = row.class.bytes().fold(0, |sum, byte| sum.wrapping_mul(257).wrapping_add(u128::from(byte)));
         match self.objects.seen.see(&self.identity, scan.number, weight.wrapping_add(class << 64)) {
             Sighting::Again => self.found.repeated += 1,
-            Sighting::First => return self.count(row, weight),
+            Sighting::First => {
+                self.list(row, weight, seconds);
+                return self.count(row, weight);
+            }
             Sighting::Contradicting => {
                 return Err(format!(
                     "`{}` is listed twice as one object, with two sizes, classes or dates of expiry; the Inventory is \
@@ -135,9 +141,30 @@ impl Tally {
         self.identity.extend_from_slice(&created.to_le_bytes());
     }
 
+    fn owner<'k>(&self, row: &ListedObject<'k>) -> Option<&'k str> {
+        str::from_utf8(row.key).ok().and_then(|key| self.objects.customers.of_key(key))
+    }
+
+    fn list(&self, row: &ListedObject<'_>, amount: u128, seconds: u64) {
+        let Some(items) = &self.objects.items else { return };
+        let wanted = &items.wanted;
+        if wanted.class != row.class || self.owner(row).unwrap_or_default() != wanted.customer {
+            return;
+        }
+        items.add(Item {
+            amount,
+            key: String::from_utf8_lossy(row.key).into_owned(),
+            id: row.version.to_owned(),
+            kind: row.class.to_owned(),
+            bytes: row.size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
+            at: row.created.unwrap_or(0).div_euclid(1000),
+            seconds,
+        });
+    }
+
     fn count(&mut self, row: &ListedObject<'_>, weight: u128) -> Result<(), String> {
         self.found.counted += 1;
-        let owner = str::from_utf8(row.key).ok().and_then(|key| self.objects.customers.of_key(key));
+        let owner = self.owner(row);
         if owner.is_none() {
             self.found.of_nobody += 1;
         }

@@ -7,6 +7,7 @@ use books::units::calendar::Day;
 use jiff::Timestamp;
 
 pub mod customer;
+pub mod items;
 mod report;
 
 pub use report::BucketReport;

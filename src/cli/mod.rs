@@ -13,6 +13,7 @@ mod doctor;
 mod enqueue;
 mod entitlements;
 mod events;
+mod explain;
 mod failure;
 mod health;
 mod ingest;
@@ -104,6 +105,9 @@ enum Command {
     /// Show who used the buckets that all customers share, by day, as S3's own reports tell it, and
     /// how the bill is divided by that
     Shared(shared::Args),
+    /// Show where a booked figure comes from: the entries of the ledger, and for a shared bucket the
+    /// customer's objects or requests
+    Explain(explain::Args),
     /// List the versions of bills that were booked or put on hold
     Versions(versions::Args),
     /// Read the newest bill with the configured rules, and list every kind of line of the watched
@@ -236,6 +240,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
             Command::Measured(args) => measured::run(args, &config, now).await,
             Command::Accuracy(args) => accuracy::run(args, &config, now).await,
             Command::Shared(args) => shared::run(args, &config, now).await,
+            Command::Explain(args) => explain::run(args, &config, now).await,
             Command::Versions(args) => versions::run(args, &config).await,
             Command::Discover(args) => discover::run(args, &config, now).await,
             Command::Verify(args) => verify::run(args, &config).await,

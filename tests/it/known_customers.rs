@@ -8,7 +8,7 @@ use clap::CommandFactory;
 use crate::support::Workspace;
 
 /// Every command that takes a customer's id, with one that is unknown.
-const LINES: [&str; 16] = [
+const LINES: [&str; 17] = [
     "customer show bob",
     "budget set bob 5",
     "budget remove bob",
@@ -16,6 +16,7 @@ const LINES: [&str; 16] = [
     "budget history bob",
     "entitlements bob",
     "explain-entitlement bob chime_minutes",
+    "explain bob storage_gb 2026-11-03",
     "turn bob",
     "usage bob",
     "measured bob",
