@@ -34,7 +34,7 @@ use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 use sha2::{Digest, Sha256};
 use testkit::ingest_fixture::{TAG, rules};
-use testkit::inventories::{BUCKET, Form, NewInventory};
+use testkit::inventories::{BUCKET, Form, inventory};
 
 const ROUNDS: usize = 3;
 const CUSTOMERS: u64 = 5_000;
@@ -247,7 +247,7 @@ fn row(day: u64, n: u64, of_day: u64) -> Row {
 
 /// The Inventory of a night: what was made on the two days before it.
 fn make(place: &Path, night: u64, objects: u64) {
-    let inventory = NewInventory::new(Form::Parquet, &format!("2026-11-{night:02}T01:00:00Z"), &[]);
+    let inventory = inventory(Form::Parquet, &format!("2026-11-{night:02}T01:00:00Z"), &[]);
     let of_day = objects / 2;
     let data = place.join("data");
     std::fs::create_dir_all(&data).unwrap();
@@ -275,7 +275,7 @@ fn make(place: &Path, night: u64, objects: u64) {
         writer.unwrap().close().unwrap();
         names.push(name);
     }
-    inventory.write_listing(place, &names);
+    inventory.write_listing(place, &names).unwrap();
 }
 
 fn batch(rows: Vec<Row>) -> RecordBatch {

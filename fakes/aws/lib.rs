@@ -12,6 +12,7 @@
 mod amount;
 mod columns;
 mod cur2;
+pub mod inventories;
 mod kinds;
 mod legacy;
 mod manifest;

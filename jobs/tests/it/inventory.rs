@@ -15,7 +15,7 @@ use jobs::shared_bucket::customer::{CustomerRule, key_beginning};
 use jobs::source::Folder;
 use proptest::prelude::*;
 use testkit::ingest_fixture::IngestFixture;
-use testkit::inventories::{BUCKET, FORMS, Form, NewInventory, StoredObject, object};
+use testkit::inventories::{BUCKET, FORMS, Form, NewInventory, StoredObject, inventory, object};
 
 const HOUR: u128 = 3600;
 const DAY: u128 = 24 * HOUR;
@@ -108,7 +108,7 @@ impl InventoryFixture {
     }
 
     pub(crate) fn write(&self, inventory: &NewInventory) -> PathBuf {
-        inventory.write(&self.place())
+        inventory.write(&self.place()).unwrap()
     }
 }
 
@@ -122,7 +122,7 @@ fn owned(weights: &[(&str, u128)]) -> Vec<(String, u128)> {
 
 /// An Inventory of each night at 01:00, of what lay there.
 pub(crate) fn nightly(form: Form, day: u8, objects: &[StoredObject]) -> NewInventory {
-    NewInventory::new(form, &format!("2026-11-{day:02}T01:00:00Z"), objects)
+    inventory(form, &format!("2026-11-{day:02}T01:00:00Z"), objects)
 }
 
 /// Keys with everything in them.
@@ -509,7 +509,7 @@ proptest! {
                 }).collect();
                 random.shuffle(&mut listed);
                 let form = if random.bool() { Form::Csv } else { Form::Parquet };
-                let mut inventory = NewInventory::new(form, &hour(scan), &[]);
+                let mut inventory = inventory(form, &hour(scan), &[]);
                 inventory.files = listed.chunks(1 + random.usize(..12)).map(<[_]>::to_vec).collect();
                 world.write(&inventory);
                 if random.bool() {

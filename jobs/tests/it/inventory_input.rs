@@ -31,7 +31,7 @@ async fn with_manifest(form: Form, change: impl Fn(&str) -> String, words: &[&st
     let text = std::fs::read_to_string(folder.join("manifest.json")).unwrap();
     let changed = change(&text);
     assert_ne!(text, changed, "{words:?}");
-    write_manifest(&folder, &changed);
+    write_manifest(&folder, &changed).unwrap();
     refused(&world, &[words, &["2026-11-21T01-00Z/manifest.json"]].concat()).await;
     // the next night is another Inventory
     world.now_is_good(&folder).await;
@@ -149,7 +149,7 @@ async fn with_data(form: Form, files: &[Vec<u8>], words: &[&str]) {
     let inventory = nightly(form, 21, &some());
     let ending = if form == Form::Csv { "csv.gz" } else { "parquet" };
     let files: Vec<_> = files.iter().enumerate().map(|(n, bytes)| (format!("{n}.{ending}"), bytes.clone())).collect();
-    let folder = inventory.write_files(&world.place(), &files);
+    let folder = inventory.write_files(&world.place(), &files).unwrap();
     refused(&world, words).await;
     world.now_is_good(&folder).await;
 }
@@ -158,7 +158,7 @@ async fn with_data(form: Form, files: &[Vec<u8>], words: &[&str]) {
 async fn data_that_is_no_inventory_is_named_by_file_and_place() {
     let inventory = nightly(Form::Csv, 21, &[]);
     let lines = inventory.csv(&some());
-    let csv = |text: String| vec![gzip(text.as_bytes())];
+    let csv = |text: String| vec![gzip(text.as_bytes()).unwrap()];
     with_data(Form::Csv, &csv(lines.clone() + "\"too\",\"few\"\n"), &["0.csv.gz, line 13", "2 fields", "7 columns"])
         .await;
     let with = |from: &str, to: &str| csv(lines.replacen(from, to, 1));
@@ -179,9 +179,9 @@ async fn data_that_is_no_inventory_is_named_by_file_and_place() {
     with_data(Form::Csv, &csv(both), &["line 13", "`c/ann/3` is listed twice", "two sizes"]).await;
     // in whatever file the second one is
     let parquet = nightly(Form::Parquet, 21, &[]);
-    let files = [parquet.data(&some()).1, parquet.data(&[twice]).1];
+    let files = [parquet.data(&some()).unwrap().1, parquet.data(&[twice]).unwrap().1];
     with_data(Form::Parquet, &files, &["row group", "`c/ann/3` is listed twice"]).await;
-    let without = |column| vec![parquet.clone().without(column).data(&some()).1];
+    let without = |column| vec![parquet.clone().without(column).data(&some()).unwrap().1];
     with_data(Form::Parquet, &without("Size"), &["0.parquet", "no column size", "add it"]).await;
     with_data(Form::Parquet, &without("Key"), &["0.parquet", "no column key", "add it"]).await;
     with_data(Form::Parquet, &[lines.into_bytes()], &["0.parquet", "does not end as a Parquet file"]).await;
@@ -191,13 +191,13 @@ async fn data_that_is_no_inventory_is_named_by_file_and_place() {
 /// nothing is stored by half.
 #[tokio::test]
 async fn a_flipped_byte_stores_a_day_whole_or_not_at_all() {
-    let whole = nightly(Form::Parquet, 21, &[]).data(&some()).1;
+    let whole = nightly(Form::Parquet, 21, &[]).data(&some()).unwrap().1;
     let mut refusals = 0;
     for at in (0..whole.len()).step_by(61) {
         let mut bytes = whole.clone();
         bytes[at] ^= 0x55;
         let world = InventoryFixture::new(Some(1)).await;
-        nightly(Form::Parquet, 21, &[]).write_files(&world.place(), &[("0.parquet".into(), bytes)]);
+        nightly(Form::Parquet, 21, &[]).write_files(&world.place(), &[("0.parquet".into(), bytes)]).unwrap();
         let report = world.run().await;
         let stored = world.days().await.len();
         if report.not_read.is_empty() {
