@@ -78,11 +78,19 @@ pub(crate) struct Kind {
     pub(crate) meter: Option<usize>,
 }
 
-/// How many of [`KINDS`], from the start, are of Chime or S3; the rest is noise.
+/// How many of [`KINDS`], from the start, are of Chime or S3; the rest is noise, and lines of a
+/// shared bucket alone.
 pub(crate) const METERED: usize = 7;
 
+/// The places of what a shared bucket is billed for.
+pub(crate) const S3_STORAGE: usize = 3;
+pub(crate) const S3_TRANSFER: usize = 5;
+pub(crate) const S3_TIER_1: usize = 6;
+pub(crate) const S3_INFREQUENT: usize = 13;
+pub(crate) const S3_TIER_2: usize = 14;
+
 /// All kinds of lines.
-pub(crate) const KINDS: [Kind; 13] = [
+pub(crate) const KINDS: [Kind; 15] = [
     MEETINGS,
     Kind {
         usage_type: "EUC1-Meetings-AttendeeMinutes",
@@ -190,6 +198,26 @@ pub(crate) const KINDS: [Kind; 13] = [
         weight: 5,
         daily: false,
         ..LOGS
+    },
+    // These two are only of a shared bucket.
+    Kind {
+        usage_type: "TimedStorage-SIA-ByteHrs",
+        operation: "StandardIAStorage",
+        rate: 125 * ONE / 10_000,
+        weight: 0,
+        ..STORAGE
+    },
+    Kind {
+        family: "API Request",
+        usage_type: "Requests-Tier2",
+        operation: "GetObject",
+        unit: "Requests",
+        rate: ONE / 2_500_000,
+        step: ONE,
+        weight: 0,
+        daily: false,
+        meter: None,
+        ..STORAGE
     },
 ];
 

@@ -1,4 +1,5 @@
-//! Makes AWS billing exports that look like AWS's own, for demos, tests and benches.
+//! Makes AWS billing exports, and reports of S3, that look like AWS's own, for demos, tests and
+//! benches.
 //!
 //! No bill with Amazon Chime lines has ever been published, so whoever meters Chime needs bills of
 //! their own making. What is written here follows real files: the keys, the manifests, the columns
@@ -6,10 +7,13 @@
 //! products that share a usage type. The exact totals come with every bill, summed from the
 //! integers that the amounts were made from.
 //!
+//! A bucket that all customers share can be in the bill, with S3's reports about it: [`bucket`].
+//!
 //! Nothing is shared with the reader that is tested by it, so that a misreading of the format is
 //! not made twice.
 
 mod amount;
+pub mod bucket;
 mod columns;
 mod cur2;
 pub mod inventories;
@@ -30,8 +34,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
+use bucket::BucketBill;
 use places::{Month, Places};
-use plan::{Line, Plan, Pool};
+use plan::{Line, Plan, Pool, bucket_lines};
 use totals::Totals;
 
 /// How many lines are made and written at a time; what bounds the memory, with the row groups.
@@ -104,6 +109,8 @@ pub struct Spec {
     pub tag_column_missing: bool,
     /// A new folder for each delivery; otherwise a delivery overwrites the one before.
     pub create_new: bool,
+    /// Lines of a bucket that all customers share, beside the `rows`.
+    pub shared_bucket: Option<BucketBill>,
 }
 
 impl Default for Spec {
@@ -131,6 +138,7 @@ impl Default for Spec {
             restated: 0,
             tag_column_missing: false,
             create_new: true,
+            shared_bucket: None,
         }
     }
 }
@@ -179,7 +187,8 @@ pub fn write(folder: &Path, spec: &Spec) -> Result<Export> {
     let mut plan = Plan::new(spec, &month, &pool)?;
     let mut totals = Totals::default();
     let mut files = vec![];
-    for (key, rows) in places.data.iter().zip(shares(spec)) {
+    let rows = spec.rows + u64::try_from(bucket_lines(spec, &month).len())?;
+    for (key, rows) in places.data.iter().zip(shares(rows, spec.files)) {
         let path = folder.join(key);
         let parent = path.parent().context("a data file without a folder")?;
         fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
@@ -203,7 +212,7 @@ pub fn write(folder: &Path, spec: &Spec) -> Result<Export> {
         files,
         customers: pool.customers,
         totals: totals.totals(),
-        rows: spec.rows,
+        rows,
     })
 }
 
@@ -220,8 +229,8 @@ fn check(spec: &Spec) -> Result<()> {
 }
 
 /// How many rows go into each file: as even as can be.
-fn shares(spec: &Spec) -> impl Iterator<Item = u64> {
-    let (rows, files) = (spec.rows, u64::from(spec.files));
+fn shares(rows: u64, files: u32) -> impl Iterator<Item = u64> {
+    let files = u64::from(files);
     (0..files).map(move |file| rows / files + u64::from(file < rows % files))
 }
 

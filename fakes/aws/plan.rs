@@ -12,7 +12,7 @@ use crate::amount::ONE;
 use crate::kinds::{KINDS, Kind, LineType, METERED, Resource, taxed};
 use crate::places::Month;
 use crate::random::{hash, stream, uuid};
-use crate::{Layout, Spec};
+use crate::{Layout, Spec, bucket};
 
 /// The provider's own machines.
 const INSTANCES: usize = 64;
@@ -40,6 +40,8 @@ pub(crate) struct Pool {
     /// Upper ends of the customers' parts of the whole: a few are large.
     ends: Vec<u64>,
     account: String,
+    /// The bucket that they share, if there is one.
+    shared: Option<String>,
 }
 
 impl Pool {
@@ -50,7 +52,8 @@ impl Pool {
             *end += (1 << 32) / rank;
             Some(*end)
         });
-        Self { customers, ends: parts.collect(), account: spec.account.clone() }
+        let shared = spec.shared_bucket.as_ref().map(|bill| bill.bucket.clone());
+        Self { customers, ends: parts.collect(), account: spec.account.clone(), shared }
     }
 
     /// A customer, the large ones more often.
@@ -66,7 +69,8 @@ impl Pool {
         let buckets = customers.clone().map(|number| format!("chat-uploads-{number:06}"));
         let meetings = customers.map(|n| format!("arn:aws:chime:us-east-1:{}:meeting/room-{n:06}", self.account));
         let instances = (0..INSTANCES).map(|number| format!("i-0{:016x}", hash(&format!("instance {number}"))));
-        [String::new()].into_iter().chain(buckets).chain(meetings).chain(instances).collect()
+        let all = [String::new()].into_iter().chain(buckets).chain(meetings).chain(instances);
+        all.chain(self.shared.clone()).collect()
     }
 
     fn resource(&self, resource: Resource, customer: usize, instance: usize) -> usize {
@@ -77,9 +81,14 @@ impl Pool {
             Resource::Instance => 1 + 2 * self.customers.len() + instance,
         }
     }
+
+    fn shared_bucket(&self) -> usize {
+        1 + 2 * self.customers.len() + INSTANCES
+    }
 }
 
-/// All lines of a bill, in order: the taxes, then day by day in turn.
+/// All lines of a bill, in order: the taxes, then day by day in turn, then those of the shared
+/// bucket.
 pub(crate) struct Plan<'a> {
     spec: &'a Spec,
     pool: &'a Pool,
@@ -90,6 +99,9 @@ pub(crate) struct Plan<'a> {
     day: usize,
     changes: Option<ChaCha8Rng>,
     left: u64,
+    /// Those of the shared bucket that are left.
+    of_bucket: &'a [bucket::BucketLine],
+    bucket_chance: ChaCha8Rng,
 }
 
 impl<'a> Plan<'a> {
@@ -106,6 +118,8 @@ impl<'a> Plan<'a> {
             day: 0,
             changes: (restated > 0).then(|| stream(spec.seed, (restated << 32) + first)),
             left: spec.rows,
+            of_bucket: bucket_lines(spec, month),
+            bucket_chance: stream(spec.seed, hash("lines of the shared bucket")),
         })
     }
 
@@ -115,7 +129,8 @@ impl<'a> Plan<'a> {
     }
 
     fn next(&mut self) -> Option<Line> {
-        self.left = self.left.checked_sub(1)?;
+        let Some(left) = self.left.checked_sub(1) else { return self.of_bucket() };
+        self.left = left;
         if let Some(kind) = self.taxes.pop() {
             return Some(self.tax(kind));
         }
@@ -127,6 +142,24 @@ impl<'a> Plan<'a> {
             Some(changes) if day + 1 < self.days.len() => Some(restate(self.spec, self.pool, hour, changes, drawn)),
             _ => Some(drawn),
         }
+    }
+
+    /// The next line of the shared bucket, which has no customer.
+    fn of_bucket(&mut self) -> Option<Line> {
+        let (line, rest) = self.of_bucket.split_first()?;
+        self.of_bucket = rest;
+        let start = line.day * 24 + line.hour;
+        Some(Line {
+            id: self.bucket_chance.random(),
+            kind: bucket::kind_of(line),
+            line_type: LineType::Usage,
+            start,
+            end: start + 1,
+            customer: 0,
+            resource: self.pool.shared_bucket(),
+            labelled: false,
+            amount: line.amount,
+        })
     }
 
     /// The tax on a product: amount 1, the whole month.
@@ -143,6 +176,13 @@ impl<'a> Plan<'a> {
             amount: ONE,
         }
     }
+}
+
+/// The lines of the shared bucket on the days with usage so far.
+pub(crate) fn bucket_lines<'a>(spec: &'a Spec, month: &Month) -> &'a [bucket::BucketLine] {
+    let Some(bill) = &spec.shared_bucket else { return &[] };
+    let end = bill.lines.partition_point(|line| line.day < u16::from(month.days_to_date));
+    &bill.lines[..end]
 }
 
 /// A new line of the day that begins with `hour`.

@@ -13,6 +13,8 @@ use parquet::basic::Repetition;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde_json::Value;
 
+use crate::amount::ONE;
+use crate::bucket::{BillState, BucketBill, BucketShares, BucketSpec, BucketWorld};
 use crate::{Export, FileKind, Layout, MeterTotal, Spec, columns, legacy, write};
 
 const LAYOUTS: [Layout; 2] = [Layout::Legacy, Layout::Cur2];
@@ -33,7 +35,9 @@ fn sum(rows: &[[String; 5]]) -> Result<Vec<MeterTotal>> {
     for [product, usage_type, line_type, customer, amount] in rows {
         let meter = match (product.as_str(), usage_type.as_str()) {
             ("AmazonChime", "USE1-Meetings-AttendeeMinutes" | "EUC1-Meetings-AttendeeMinutes") => "chime_minutes",
-            ("AmazonS3", "TimedStorage-ByteHrs" | "EUC1-TimedStorage-ByteHrs") => "storage_gb",
+            ("AmazonS3", "TimedStorage-ByteHrs" | "EUC1-TimedStorage-ByteHrs" | "TimedStorage-SIA-ByteHrs") => {
+                "storage_gb"
+            }
             ("AmazonS3", "DataTransfer-Out-Bytes") => "transfer_gb",
             _ => continue,
         };
@@ -157,6 +161,56 @@ fn totals_are_those_of_the_files_in_every_layout_and_format() -> Result<()> {
         }
     }
     assert_eq!(seen.len(), 1, "one seed, one bill");
+    Ok(())
+}
+
+/// Reads the columns of a file that say what a line of a bucket is: resource, usage type, customer
+/// and amount.
+fn of_bucket(path: &Path, bucket: &str) -> Result<Vec<[String; 4]>> {
+    let mut found = vec![];
+    for batch in ParquetRecordBatchReaderBuilder::try_new(File::open(path)?)?.build()? {
+        let batch = batch?;
+        let (resources, usage) = (texts(&batch, "line_item_resource_id")?, texts(&batch, "line_item_usage_type")?);
+        let amounts = batch.column_by_name("line_item_usage_amount").context("no amounts")?;
+        let amounts = amounts.as_any().downcast_ref::<Float64Array>().context("no doubles")?;
+        let customers = customers(&batch)?;
+        for (row, resource) in resources.iter().enumerate().filter(|(_, resource)| *resource == bucket) {
+            let amount = format!("{:.10}", amounts.value(row));
+            found.push([resource.clone(), usage[row].clone(), customers[row].clone(), amount]);
+        }
+    }
+    Ok(found)
+}
+
+#[test]
+fn the_lines_of_a_shared_bucket_are_in_the_bill_beside_the_usual_ones() -> Result<()> {
+    for layout in LAYOUTS {
+        let plain = spec(layout);
+        let shares = BucketShares { unfinished: 50, ..BucketShares::FAITHFUL };
+        let world = BucketWorld::new(BucketSpec { shares, days: 31, ..BucketSpec::beside(&plain, "all-uploads") })?;
+        let bill = world.bill(BillState::Restated)?;
+        let ours = bill.lines.iter().filter(|line| line.day < 12);
+        let ours: Vec<[String; 4]> = ours
+            .map(|line| {
+                let amount = format!("{}.{:010}", line.amount / ONE, line.amount % ONE);
+                ["all-uploads".into(), line.usage_type().into(), String::new(), amount]
+            })
+            .collect();
+        assert!(ours.len() > 12 * 26, "{}", ours.len());
+        let with = |shared_bucket: Option<BucketBill>| Spec { shared_bucket, files: 3, ..plain.clone() };
+        let ((_one, usual), (_other, export)) = (made(&with(None))?, made(&with(Some(bill.clone())))?);
+        assert_eq!(export.rows, usual.rows + u64::try_from(ours.len())?);
+        let found = export.files.iter().map(|file| of_bucket(file, "all-uploads")).collect::<Result<Vec<_>>>()?;
+        assert_eq!(found.concat(), ours, "{layout:?}");
+        let rows = all(&export, parquet_rows)?;
+        assert_eq!(sum(&rows)?, export.totals);
+        assert_eq!(rows[..3000], all(&usual, parquet_rows)?, "the usual lines are as they were");
+        for kind in [FileKind::Csv, FileKind::CsvGz] {
+            let (_folder, csv) = made(&Spec { kind, ..with(Some(bill.clone())) })?;
+            assert_eq!(csv.totals, export.totals);
+            assert_eq!(all(&csv, csv_rows)?.len(), rows.len());
+        }
+    }
     Ok(())
 }
 
