@@ -1,9 +1,12 @@
-//! `meter demo generate`: one made-up bill in AWS's own layout.
+//! `meter demo generate`: one made-up bill in AWS's own layout, and the reports about a bucket that
+//! all customers share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use books::units::calendar::Month;
 use clap::{Args as ClapArgs, ValueEnum};
+use fake_aws::bucket::{BillState, BucketSpec, BucketWorld, LogDelivery, LogForm, WrittenReports};
+use fake_aws::inventories::Form;
 use fake_aws::{FileKind, Layout, Spec};
 use jiff::Timestamp;
 
@@ -42,6 +45,11 @@ pub(super) struct Generate {
     /// Deliver the n-th restatement of the bill instead of its first version
     #[arg(long, default_value_t = 0, value_name = "N")]
     restated: u32,
+    /// Bill a bucket that all customers share, too, and make S3's reports about it: Inventories in
+    /// FOLDER/inventory/NAME/meter, access logs in FOLDER/access-logs; keys are c/{customer}/…, and
+    /// the parameter of requests is x-cc
+    #[arg(long, value_name = "NAME")]
+    shared_bucket: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -69,7 +77,7 @@ pub(super) fn run(args: &Generate, config: &Config, now: Timestamp) -> anyhow::R
     if args.files == 0 || args.rows == 0 || args.customers == 0 {
         return Err(BadUsage("--rows, --files and --customers must be at least 1".into()).into());
     }
-    let spec = Spec {
+    let mut spec = Spec {
         layout: match args.format {
             Kind::Legacy => Layout::Legacy,
             Kind::Cur2 => Layout::Cur2,
@@ -88,6 +96,10 @@ pub(super) fn run(args: &Generate, config: &Config, now: Timestamp) -> anyhow::R
         tag_key: config.tag_keys().swap_remove(0),
         ..spec_of(month, now)?
     };
+    let bucket = match &args.shared_bucket {
+        Some(name) => Some(share_bucket(&mut spec, name)?),
+        None => None,
+    };
     let export = fake_aws::write(&args.folder, &spec)?;
     print::out(&format!(
         "{} lines in {} files; manifest {}",
@@ -95,5 +107,39 @@ pub(super) fn run(args: &Generate, config: &Config, now: Timestamp) -> anyhow::R
         export.files.len(),
         export.manifest.display()
     ));
+    if let Some(bucket) = bucket {
+        let (inventories, logs) = write_reports(&bucket, &args.folder, (&spec, now))?;
+        print::out(&format!(
+            "{} Inventories in {}; {} files of access logs in {}",
+            inventories,
+            args.folder.join("inventory").join(&bucket.spec().bucket).join("meter").display(),
+            print::count(u64::try_from(logs)?),
+            args.folder.join("access-logs").display()
+        ));
+    }
     Ok(Exit::Ok)
+}
+
+/// Puts the lines of a shared bucket into a bill: in its first version some days lack a part.
+fn share_bucket(spec: &mut Spec, name: &str) -> anyhow::Result<BucketWorld> {
+    let world = BucketWorld::new(BucketSpec::beside(spec, name));
+    let world = world.map_err(|error| BadUsage(format!("--shared-bucket: {error}")))?;
+    let state = if spec.restated == 0 { BillState::First } else { BillState::Restated };
+    spec.shared_bucket = Some(world.bill(state)?);
+    Ok(world)
+}
+
+/// Writes what S3 has reported by `now`: late lines of access logs come with a restated bill.
+fn write_reports(
+    world: &BucketWorld,
+    folder: &Path,
+    (spec, now): (&Spec, Timestamp),
+) -> anyhow::Result<(usize, usize)> {
+    let deliveries = if spec.restated == 0 { LogDelivery::First } else { LogDelivery::Late };
+    let inventories = match spec.kind {
+        FileKind::Parquet => Form::Parquet,
+        FileKind::Csv | FileKind::CsvGz => Form::Csv,
+    };
+    let written = WrittenReports { until: now, inventories, logs: LogForm::ByEventTime, deliveries };
+    world.write_reports(folder, written)
 }

@@ -398,6 +398,48 @@ fn who_used_a_shared_bucket_is_shown_by_day() {
 }
 
 #[test]
+fn a_generated_bucket_is_in_the_bill_and_read_by_both_jobs() {
+    let config = CONFIG
+        .replace("reports/inventory", "bucket/inventory/my-uploads/meter")
+        .replace("reports/logs", "bucket/access-logs")
+        .replace("expire_days", "customer_parameter = \"x-cc\"\nexpire_days");
+    let place = Workspace::with(&format!("{config}[[exports]]\nname = \"main\"\nlocation = \"bucket\"\n"));
+    place.run("migrate").ends(0);
+    let generate = "demo generate bucket --month 2026-03 --rows 2000 --shared-bucket";
+    place
+        .run(&format!("{generate} My/uploads"))
+        .ends(2)
+        .says(&["--shared-bucket: `My/uploads` is no name of a bucket"]);
+    assert!(place.path("bucket").read_dir().unwrap().next().is_none(), "nothing is written");
+    place
+        .run(&format!("{generate} my-uploads"))
+        .ends(0)
+        .says(&["34 Inventories in bucket/inventory/my-uploads/meter", "files of access logs in bucket/access-logs"]);
+    let read = || {
+        for kind in ["ingest_inventory", "ingest_access_logs"] {
+            place.run(&format!("run {kind} bucket=my-uploads --as-of 2026-04-03T12:00:00Z")).ends(0);
+        }
+        place.query(
+            "SELECT source, count(*), sum(bad_lines), sum(counted) FROM bucket_days GROUP BY source ORDER BY source",
+        )
+    };
+    let first = read();
+    assert!(first[0].starts_with("access_logs|") && first[1].starts_with("inventory|10|0|"), "{first:?}");
+    assert!(place.query("SELECT count(DISTINCT customer) FROM bucket_weights")[0].parse::<u32>().unwrap() > 20);
+    // late lines come with the restated bill
+    place.run(&format!("{generate} my-uploads --restated 1")).ends(0);
+    let second = read();
+    assert!(second[0] != first[0] && second[1] == first[1], "{first:?} {second:?}");
+    // the bill has the lines of the bucket, and no customer for them
+    place.run("ingest --month 2026-03");
+    let unattributed = place.query(
+        "SELECT meter, sum(quantity) > 30000000000 FROM booked_usage WHERE customer = '' AND meter <> 'chime_minutes' \
+         GROUP BY meter ORDER BY meter",
+    );
+    assert_eq!(unattributed, ["storage_gb|1", "transfer_gb|1"]);
+}
+
+#[test]
 fn a_worker_reads_the_reports_of_each_bucket() {
     let place = Workspace::with(CONFIG);
     for folder in ["reports/inventory", "reports/logs"] {
