@@ -12,6 +12,7 @@ mod billing_books;
 mod billing_kill;
 mod bombs;
 mod browser;
+mod bucket_kill;
 mod chaos;
 mod cli_status;
 mod client;

@@ -3,8 +3,9 @@
 
 use testkit::suite_database::run_over_a_server;
 
-const SUITES: [&str; 8] = [
+const SUITES: [&str; 9] = [
     "billing::",
+    "bucket_kill::",
     "conservation::",
     "entitlements::",
     "meters::",
