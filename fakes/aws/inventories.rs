@@ -260,8 +260,11 @@ impl NewInventory {
         let columns = self.columns().into_iter().map(|(csv, name)| Ok((name, array(csv)?, true)));
         let batch = RecordBatch::try_from_iter_with_nullable(columns.collect::<Result<Vec<_>>>()?)?;
         let mut bytes = vec![];
-        let groups = WriterProperties::builder().set_max_row_group_row_count(Some(self.row_group_rows)).build();
-        let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(groups))?;
+        let properties = WriterProperties::builder()
+            .set_compression(parquet::basic::Compression::SNAPPY)
+            .set_max_row_group_row_count(Some(self.row_group_rows))
+            .build();
+        let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties))?;
         writer.write(&batch)?;
         writer.close()?;
         Ok(bytes)

@@ -128,7 +128,7 @@ fn killed_at_any_moment(kind: &str) {
     let start = Instant::now();
     assert!(scene.start().wait().unwrap().success());
     let whole = start.elapsed();
-    let rounds = cases(10).max(4);
+    let rounds = cases(10).max(3);
     let (mut unfinished, mut parts) = (0, 0);
     for round in 1..=rounds {
         scene.reset();

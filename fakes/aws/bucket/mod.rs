@@ -231,6 +231,8 @@ impl BucketWorld {
         ensure!((2000..=9000).contains(&spec.year), "year {} is out of range", spec.year);
         ensure!((1..=12).contains(&spec.month), "there is no month {}", spec.month);
         ensure!(!spec.customers.is_empty(), "there is at least one customer");
+        let is_part_of_key = |customer: &String| !customer.is_empty() && !customer.contains('/');
+        ensure!(spec.customers.iter().all(is_part_of_key), "a customer is one part of a key, without `/`");
         ensure!(spec.largest_bytes >= objects::LEAST_INFREQUENT, "the largest object has at least 128 KiB");
         ensure!(spec.shares.all().iter().all(|share| *share <= 1000), "a share is at most 1000 of a thousand");
         let name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(&byte);

@@ -182,6 +182,7 @@ fn impossible_buckets_are_refused() {
     for bad in [
         BucketSpec { month: 0, ..good.clone() },
         BucketSpec { customers: vec![], ..good.clone() },
+        BucketSpec { customers: vec!["ann/x".into()], ..good.clone() },
         BucketSpec { largest_bytes: 1, ..good.clone() },
         BucketSpec { bucket: "../x".into(), ..good.clone() },
         BucketSpec { shares: BucketShares { lost_lines: 1001, ..ODD }, ..good },
