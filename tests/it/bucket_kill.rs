@@ -2,7 +2,7 @@
 //! was or as it will be; and workers and commands at once store what one alone stores.
 
 use std::collections::BTreeMap;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use fake_aws::bucket::{BucketShares, BucketSpec, BucketWorld, LogDelivery, LogForm, WrittenReports};
@@ -11,6 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use jobs::ingest_access_logs::IngestAccessLogs;
 use jobs::ingest_inventory::IngestInventory;
 use jobs::job::Job;
+use testkit::needs::tool;
 use testkit::suite_database::cases;
 
 use crate::support::{Workspace, meter};
@@ -154,6 +155,46 @@ fn a_kill_at_any_moment_of_ingest_inventory_leaves_whole_days() {
 #[test]
 fn a_kill_at_any_moment_of_ingest_access_logs_leaves_whole_days() {
     killed_at_any_moment(IngestAccessLogs::KIND);
+}
+
+/// A kill at the n-th write to the database files, for some n: the moments that a clock rarely hits.
+fn killed_at_any_write(kind: &str) {
+    let scene = Scene::new(kind);
+    let strace = |inject: &str| {
+        scene.reset();
+        let mut command = Command::new("strace");
+        command.current_dir(scene.place.folder.path()).args(["-f", "-qq", "-o", "trace"]);
+        command.args(["-e", "trace=pwrite64,fdatasync", "-e", inject, env!("CARGO_BIN_EXE_meter")]);
+        command.args(scene.command.split(' ')).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap()
+    };
+    assert!(strace("inject=fdatasync:delay_enter=0:when=1").success(), "strace cannot trace here");
+    let trace = std::fs::read_to_string(scene.place.path("trace")).unwrap();
+    let writes = trace.lines().filter(|line| line.contains("pwrite64(")).count();
+    assert!(writes > 30, "{writes} writes");
+    let (mut kills, mut parts) = (0, 0);
+    let rounds = 8;
+    for round in 0..rounds {
+        let write = 1 + (2 * round + 1) * writes / (2 * rounds);
+        kills += u32::from(!strace(&format!("inject=pwrite64:signal=KILL:when={write}")).success());
+        let done = scene.check(&format!("killed at write {write} of {writes}"));
+        parts += u32::from(done > 0 && done < scene.after.len());
+    }
+    eprintln!("{kind}: {kills} kills of {rounds} at {writes} writes, {parts} between the first day and the last one");
+    assert!(kills > 5 && parts > 2, "{kills} kills, {parts} between two days");
+}
+
+#[test]
+fn a_kill_at_any_write_of_ingest_inventory_leaves_whole_days() {
+    if tool("strace") {
+        killed_at_any_write(IngestInventory::KIND);
+    }
+}
+
+#[test]
+fn a_kill_at_any_write_of_ingest_access_logs_leaves_whole_days() {
+    if tool("strace") {
+        killed_at_any_write(IngestAccessLogs::KIND);
+    }
 }
 
 /// Two workers by their schedule, and two commands for each job, all at once.

@@ -15,7 +15,10 @@ const SUITES: [&str; 9] = [
     "stripe_items::",
 ];
 /// What they expect is so with a file only.
-const ON_A_FILE: [&str; 8] = [
+const ON_A_FILE: [&str; 10] = [
+    // writes to the database's file
+    "bucket_kill::a_kill_at_any_write_of_ingest_inventory_leaves_whole_days",
+    "bucket_kill::a_kill_at_any_write_of_ingest_access_logs_leaves_whole_days",
     // reports and output without a cost of requests
     "notifications::notifications_arrive_signed_and_once",
     // a file that is restored
