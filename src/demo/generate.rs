@@ -121,7 +121,7 @@ pub(super) fn run(args: &Generate, config: &Config, now: Timestamp) -> anyhow::R
 }
 
 /// Puts the lines of a shared bucket into a bill: in its first version some days lack a part.
-fn share_bucket(spec: &mut Spec, name: &str) -> anyhow::Result<BucketWorld> {
+pub(super) fn share_bucket(spec: &mut Spec, name: &str) -> anyhow::Result<BucketWorld> {
     let world = BucketWorld::new(BucketSpec::beside(spec, name));
     let world = world.map_err(|error| BadUsage(format!("--shared-bucket: {error}")))?;
     let state = if spec.restated == 0 { BillState::First } else { BillState::Restated };
@@ -130,7 +130,7 @@ fn share_bucket(spec: &mut Spec, name: &str) -> anyhow::Result<BucketWorld> {
 }
 
 /// Writes what S3 has reported by `now`: late lines of access logs come with a restated bill.
-fn write_reports(
+pub(super) fn write_reports(
     world: &BucketWorld,
     folder: &Path,
     (spec, now): (&Spec, Timestamp),

@@ -27,7 +27,7 @@ const ATTENDEES: i64 = 50;
 const AGO: SignedDuration = SignedDuration::from_secs(60);
 
 pub(super) async fn block(context: &Context, now: Timestamp) -> anyhow::Result<()> {
-    step(13, "a meeting reaches its budget and is blocked; AWS's bill has nothing of it");
+    step(14, "a meeting reaches its budget and is blocked; AWS's bill has nothing of it");
     let began = now.checked_sub(AGO)?.max(Month::of(now).previous().last_day().end());
     customer_with_budget(context, now).await?;
     let e = decide(context, began).await?;

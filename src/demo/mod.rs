@@ -3,6 +3,7 @@
 
 mod generate;
 mod meeting;
+mod shared;
 mod step;
 mod stripe;
 mod tour;

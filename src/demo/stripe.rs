@@ -51,7 +51,7 @@ pub(super) async fn bill(
     let context = Context { billing: Arc::new(crate::wiring::billing(&config.stripe)?), ..context.clone() };
     let failed = |f: jobs::job::Failure| anyhow!("{:#}", f.error());
 
-    step(9, "Stripe: a made-up account, with a meter, a price, and subscriptions since the first of the month");
+    step(10, "Stripe: a made-up account, with a meter, a price, and subscriptions since the first of the month");
     account(&stripe, &context, &who, month).await?;
     sync(&context.books, &context.billing, now, SyncScope::All).await.map_err(failed)?;
     roll(&context.books, now, Mode::Write).await?;
@@ -68,18 +68,18 @@ pub(super) async fn bill(
     print::push::show(&push(&context.books, &context.billing, now).await.map_err(failed)?, &config);
     stripe.world().clear_faults();
 
-    step(10, "a minute later: what was unconfirmed is sent again under its own name, and Stripe counts it once");
+    step(11, "a minute later: what was unconfirmed is sent again under its own name, and Stripe counts it once");
     let later = now + SignedDuration::from_secs(60);
     print::out("$ meter push");
     print::push::show(&push(&context.books, &context.billing, later).await.map_err(failed)?, &config);
 
-    step(11, "AWS restates the bill; only the differences go to Stripe, up and down");
+    step(12, "AWS restates the bill; only the differences go to Stripe, up and down");
     restate().await?;
     print::out("$ meter push");
     let report: PushReport = push(&context.books, &context.billing, later).await.map_err(failed)?;
     print::push::show(&report, &config);
 
-    step(12, "what AWS billed, what the ledger holds, what Stripe has; and what the invoices say");
+    step(13, "what AWS billed, what the ledger holds, what Stripe has; and what the invoices say");
     for customer in &who {
         reconcile(&context, later, Some(customer.clone())).await.map_err(failed)?;
     }

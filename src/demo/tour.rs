@@ -1,5 +1,5 @@
-//! The tour: a month of bills, booked, delivered again and restated; a budget that is overrun;
-//! billing; a meeting that is measured; and the audit.
+//! The tour: a month of bills, booked, delivered again and restated; a bucket that all customers
+//! share; a budget that is overrun; billing; a meeting that is measured; and the audit.
 
 use std::path::Path;
 
@@ -17,8 +17,9 @@ use jobs::ingest_cur::IngestCur;
 use jobs::job::{Job, Mode};
 use jobs::{enforce_budgets, roll_periods};
 
-use super::generate::spec_of;
+use super::generate::{share_bucket, spec_of, write_reports};
 use super::meeting;
+use super::shared;
 use super::step::step;
 use super::stripe;
 use crate::config::{Config, DatabaseConfig, ExportConfig, FormatConfig};
@@ -43,10 +44,12 @@ pub(super) async fn run(folder: &Path, now: Timestamp) -> anyhow::Result<(Config
             region: None,
             endpoint: None,
         }],
+        shared_buckets: vec![shared::config(folder)],
         database: DatabaseConfig { url: folder.join("meter.db").display().to_string(), ..DatabaseConfig::default() },
         ..Config::default()
     };
-    let spec = spec_of(month, now)?;
+    let mut spec = spec_of(month, now)?;
+    let shared_bucket = share_bucket(&mut spec, shared::BUCKET)?;
     let books = wiring::open_books(&config, Open::MIGRATED).await?;
     // its Stripe account lives in this process only
     books.put_setting(MADE_BY_DEMO, "1".into()).await?;
@@ -78,6 +81,12 @@ pub(super) async fn run(folder: &Path, now: Timestamp) -> anyhow::Result<(Config
     step(4, "the books: the customers who used most of each meter");
     show_usage(&context, &config, month).await?;
 
+    step(5, "S3's reports say whose the gigabytes of the shared bucket are, and the bill is divided");
+    write_reports(&shared_bucket, &folder.join(shared::REPORTS), (&spec, now))?;
+    shared::read(&context, now).await?;
+    ingest_and_show(job(), &context, &config, now).await?;
+    shared::show(&context, now).await?;
+
     let who = plan_for_demo(&context, month, now).await?;
     budget_and_block(&context, &config, &who, now).await?;
 
@@ -89,7 +98,7 @@ pub(super) async fn run(folder: &Path, now: Timestamp) -> anyhow::Result<(Config
 
     meeting::block(&context, now).await?;
 
-    step(14, "the proof");
+    step(15, "the proof");
     let audit = context.books.verify().await?;
     print::audit::show(&audit);
     Ok((config, print::audit::exit(&audit)))
@@ -102,7 +111,7 @@ async fn plan_for_demo(context: &Context, month: Month, now: Timestamp) -> anyho
     let chime = usage.iter().filter(|u| u.known && u.meter == "chime_minutes");
     let first = chime.max_by_key(|u| u.quantity).context("the demo's bill has Chime minutes")?;
     let half = Quantity::from_scaled(first.quantity.scaled() / UNIT / 2 * UNIT);
-    step(5, "a plan, and a budget for what is beyond it");
+    step(6, "a plan, and a budget for what is beyond it");
     let toml = format!(
         "[[plans]]\nname = \"demo\"\ncurrency = \"USD\"\neffective_from = \"2020-01-01T00:00:00Z\"\n\
          [plans.meters]\nturn_allocations = {{ included = \"3\" }}\n\
@@ -145,7 +154,7 @@ async fn budget_and_block(context: &Context, config: &Config, who: &str, now: Ti
     set(spent + 100).await?;
     show().await?;
 
-    step(6, "TURN: the web backend asks before each credential; the limit holds at once, between two enforcements");
+    step(7, "TURN: the web backend asks before each credential; the limit holds at once, between two enforcements");
     let take = async || -> anyhow::Result<bool> {
         let TurnAnswer { granted, reason, used, limit } = books.take_turn(who).await?.context("no such customer")?;
         print::out(&format!("  {} ({used} of {limit} used): {reason}", if granted { "yes" } else { "NO " }));
@@ -153,13 +162,13 @@ async fn budget_and_block(context: &Context, config: &Config, who: &str, now: Ti
     };
     while take().await? {}
 
-    step(7, "the customer lowers the budget: the next enforcement blocks what is beyond the plan");
+    step(8, "the customer lowers the budget: the next enforcement blocks what is beyond the plan");
     print::enforce::show(&set(spent / 2).await?, now);
     print::out("");
     print::out(&format!("$ meter explain-entitlement {who} chime_minutes"));
     print::entitlements::explain(books, who, "chime_minutes", config, now).await?;
 
-    step(8, "the customer raises the budget, and goes on");
+    step(9, "the customer raises the budget, and goes on");
     set(spent + 1000).await?;
     show().await?;
     print::out("");

@@ -19,7 +19,8 @@ fn the_demo_shows_the_books_and_their_proof() {
         "unblocked",
         "1 unconfirmed, 1 to be sent again",
         "none of them twice",
-        "14. the proof",
+        "are customers'",
+        "15. the proof",
     ]);
     assert_eq!(ran.out.matches("  ok ").count(), 10, "{}", ran.out);
     assert_eq!(ran.err, "");
@@ -35,7 +36,7 @@ fn a_measured_meeting_is_blocked_at_its_budget(out: &str) {
     };
     let included: i64 = between("chime_minutes = { included = \"", "\"").parse().unwrap();
     assert_eq!(between("chime_minutes = { included = \"", " report").split("price = ").nth(1), Some("\"0.01\","));
-    let step = between("\n13. ", "\n14. ");
+    let step = between("\n14. ", "\n15. ");
     let written = |minutes: i64| format!("{},{:03}", minutes / 1000, minutes % 1000);
     let (cents, attendees) = (50, 50);
     for text in [
