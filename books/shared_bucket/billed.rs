@@ -4,7 +4,7 @@ use super::Measure;
 
 /// What a billed line is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Measured {
+pub struct BilledMeasure {
     pub measure: Measure,
     /// S3's storage class, as an inventory names it; empty for requests and what they sent.
     pub class: &'static str,
@@ -40,7 +40,7 @@ const TYPES: [(&str, Measure, &str); 18] = [
 const INTELLIGENT: &str = "INTELLIGENT_TIERING";
 
 /// What a line of this usage type is about; none for what no report measures.
-pub fn measured(product: &str, usage_type: &str) -> Option<Measured> {
+pub fn measured(product: &str, usage_type: &str) -> Option<BilledMeasure> {
     let is_prefix = |text: &str| {
         text.is_empty()
             || text.strip_suffix('-').is_some_and(|names| {
@@ -52,7 +52,7 @@ pub fn measured(product: &str, usage_type: &str) -> Option<Measured> {
     };
     let fits = |(name, ..): &&(&str, Measure, &str)| usage_type.strip_suffix(*name).is_some_and(is_prefix);
     let found = TYPES.iter().filter(|_| product == S3).find(fits);
-    found.map(|(_, measure, class)| Measured { measure: *measure, class })
+    found.map(|(_, measure, class)| BilledMeasure { measure: *measure, class })
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use super::read::measured_weight;
-use super::shares::days_of;
 use super::{CustomerWeight, Measure, ReportSource};
 use crate::store::audit_log::{self, AuditEntry};
 use crate::store::connection::{Connection, params};
@@ -35,6 +34,11 @@ pub struct Reports {
     /// Names all that is in them.
     pub digest: String,
     days: BTreeMap<(String, ReportSource, Day), DayReport>,
+}
+
+/// The first and the last day of a month, as the books write them.
+fn days_of(month: Month) -> (String, String) {
+    (month.first_day().to_string(), month.last_day().to_string())
 }
 
 impl Reports {

@@ -4,12 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use super::apportion::{self, Remainder};
 use super::reports::Reports;
-use super::stored::BookedShare;
 use super::{CustomerWeight, Measure};
 use crate::store::connection::{Connection, params};
 use crate::store::error::BooksError;
 use crate::store::rows::json_parts;
-use crate::units::calendar::{Day, Month};
+use crate::units::calendar::Day;
 use crate::units::quantity::Quantity;
 
 /// By what rule the usage of a shared bucket is apportioned.
@@ -155,52 +154,4 @@ pub async fn insert_shares(c: &Connection, version: i64, days: &[SharedDay]) -> 
         c.execute(INSERT, params![version, part]).await?;
     }
     Ok(())
-}
-
-/// The first day of a month, and the one after its last, as the books write them.
-pub(super) fn days_of(month: Month) -> (String, String) {
-    (month.first_day().to_string(), month.last_day().to_string())
-}
-
-/// What one customer has of a billed day, and why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct CustomerShare {
-    pub customer: String,
-    /// In the measure's smallest unit; a text in JSON, because it can have 39 digits.
-    #[serde(serialize_with = "as_text")]
-    pub weight: u128,
-    /// Of everybody and nobody.
-    #[serde(serialize_with = "as_text")]
-    pub all_weights: u128,
-    /// What the weight is in the bill's unit, rounded down.
-    pub predicted: Quantity,
-    /// What is booked of it.
-    pub share: Quantity,
-}
-
-fn as_text<S: serde::Serializer>(number: &u128, s: S) -> Result<S::Ok, S::Error> {
-    s.collect_str(number)
-}
-
-/// What a customer has of a booked day, by the reports that were read of it. None when they are
-/// others by now than those that the bill was divided by.
-pub fn share_of(booked: &BookedShare, rule: &BucketRule, reports: &Reports, customer: &str) -> Option<CustomerShare> {
-    let report = reports.of(&booked.bucket, booked.measure.source(), booked.day)?;
-    if report.digest != booked.digest {
-        return None;
-    }
-    let weights = report.weights.get(&(booked.measure, booked.class.clone())).map_or(&[][..], Vec::as_slice);
-    let own: Vec<CustomerWeight> = weights.iter().filter(|(name, _)| name == customer).cloned().collect();
-    let divisor = apportion::divisor(booked.measure, booked.day.month());
-    let shares = match booked.state {
-        ShareState::Apportioned => apportion::shares(booked.billed, weights, divisor, rule.remainder),
-        _ => vec![],
-    };
-    Some(CustomerShare {
-        customer: customer.to_owned(),
-        weight: own.iter().map(|(_, weight)| weight).sum(),
-        all_weights: weights.iter().fold(0, |sum: u128, (_, weight)| sum.saturating_add(*weight)),
-        predicted: apportion::predicted(&own, divisor),
-        share: shares.into_iter().find(|(name, _)| name == customer).map_or(Quantity::ZERO, |(_, share)| share),
-    })
 }

@@ -2,8 +2,9 @@
 
 use serde::Serialize;
 
-use super::Measure;
-use super::shares::ShareState;
+use super::reports::Reports;
+use super::shares::{BucketRule, ShareState};
+use super::{CustomerWeight, Measure, apportion};
 use crate::store::connection::{Connection, params};
 use crate::store::database::Database;
 use crate::store::error::BooksError;
@@ -90,6 +91,49 @@ impl Database {
     pub async fn booked_shares(&self, from: Day, to: Day) -> Result<Vec<BookedShare>, BooksError> {
         self.with_connection(async move |c| booked_shares(c, from, to).await).await
     }
+}
+
+/// What one customer has of a billed day, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CustomerShare {
+    pub customer: String,
+    /// In the measure's smallest unit; a text in JSON, because it can have 39 digits.
+    #[serde(serialize_with = "as_text")]
+    pub weight: u128,
+    /// Of everybody and nobody.
+    #[serde(serialize_with = "as_text")]
+    pub all_weights: u128,
+    /// What the weight is in the bill's unit, rounded down.
+    pub predicted: Quantity,
+    /// What is booked of it.
+    pub share: Quantity,
+}
+
+fn as_text<S: serde::Serializer>(number: &u128, s: S) -> Result<S::Ok, S::Error> {
+    s.collect_str(number)
+}
+
+/// What a customer has of a booked day, by the reports that were read of it. None when they are
+/// others by now than those that the bill was divided by.
+pub fn share_of(booked: &BookedShare, rule: &BucketRule, reports: &Reports, customer: &str) -> Option<CustomerShare> {
+    let report = reports.of(&booked.bucket, booked.measure.source(), booked.day)?;
+    if report.digest != booked.digest {
+        return None;
+    }
+    let weights = report.weights.get(&(booked.measure, booked.class.clone())).map_or(&[][..], Vec::as_slice);
+    let own: Vec<CustomerWeight> = weights.iter().filter(|(name, _)| name == customer).cloned().collect();
+    let divisor = apportion::divisor(booked.measure, booked.day.month());
+    let shares = match booked.state {
+        ShareState::Apportioned => apportion::shares(booked.billed, weights, divisor, rule.remainder),
+        _ => vec![],
+    };
+    Some(CustomerShare {
+        customer: customer.to_owned(),
+        weight: own.iter().map(|(_, weight)| weight).sum(),
+        all_weights: weights.iter().fold(0, |sum: u128, (_, weight)| sum.saturating_add(*weight)),
+        predicted: apportion::predicted(&own, divisor),
+        share: shares.into_iter().find(|(name, _)| name == customer).map_or(Quantity::ZERO, |(_, share)| share),
+    })
 }
 
 #[cfg(test)]

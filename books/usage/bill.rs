@@ -80,7 +80,7 @@ pub enum NoteKind {
     ProductNotCounted,
     /// Usage of a meter's products, of which other meters count lines and this one none.
     MeterCountsNothing,
-    /// Usage of S3 whose bucket cannot be told, or that is about a part of a bucket.
+    /// Usage of S3 without a resource, or about a part of a bucket.
     SharedBucket,
 }
 

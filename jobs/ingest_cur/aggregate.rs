@@ -17,9 +17,11 @@ mod limits;
 mod mark;
 mod names;
 mod partial;
+mod resource;
 mod seen;
 mod shared;
 mod tag_fault;
+mod totals;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -30,16 +32,15 @@ pub use limits::UsageTooLarge;
 pub(super) use mark::Mark;
 use names::{DictionaryMap, Interner};
 pub(super) use partial::PARTIAL_SUMS_VERSION;
+pub(super) use resource::WaitingLine;
+use resource::{Counted, CountedLine, pool};
 use seen::Seen;
-pub(super) use shared::WaitingLine;
-use shared::{Counted, CountedLine, pool};
 use tag_fault::{TagFault, checked_tag, tag_fault};
-
-use serde::Serialize;
+pub use totals::{Totals, UnknownLineType};
 
 use super::batch::{Batch, TagColumn, is_long};
 use super::sums::{Place, Shape, Sums, id, idx, largest};
-use books::shared_bucket::billed::Measured;
+use books::shared_bucket::billed::BilledMeasure;
 use books::shared_bucket::shares::BilledDay;
 use books::units::calendar::{Day, Month};
 use books::units::quantity::{Quantity, QuantityError, Rounding};
@@ -65,7 +66,7 @@ struct LineGroup {
     key: GroupKey,
     claim: LineClaim,
     /// What its lines measure, where their resource matters.
-    measured: Option<Measured>,
+    measured: Option<BilledMeasure>,
     lines: u64,
     tagged: u64,
     sum: i128,
@@ -116,41 +117,6 @@ pub struct UsageAggregator {
     faults: Faults,
     /// Counted when their resource is known.
     waiting: Vec<WaitingLine>,
-}
-
-/// The sums of a bill, ready to be compared with the books.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Usage by customer, meter and day, in the unit of each meter.
-    pub observed: Cells,
-    /// Usage of shared buckets, in order; `observed` has none of it before it is apportioned.
-    pub billed_days: Vec<BilledDay>,
-    /// Every kind of line of the watched products.
-    pub lines: Vec<LineKind>,
-    pub meters: Vec<MeterTotals>,
-    /// Rows that a meter counted.
-    pub counted_rows: u64,
-    /// Amounts with more than ten decimals.
-    pub rounded_amounts: u64,
-    /// Cells with more than ten decimals after their meter's factor.
-    pub rounded_cells: u64,
-    /// Counted lines of days outside the month.
-    pub out_of_month_lines: u64,
-    /// Counted lines of usage during more than a day.
-    pub long_lines: u64,
-    pub seen: Seen,
-    /// Newest day with counted usage.
-    pub newest_day: Option<Day>,
-    pub unknown_line_types: Vec<UnknownLineType>,
-    /// Lines that a meter counts and that cannot be booked as they are.
-    pub faults: Vec<FaultyLines>,
-}
-
-/// A line type of which it is unknown whether it carries usage, on lines that a meter claims.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct UnknownLineType {
-    pub line_type: String,
-    pub lines: u64,
 }
 
 impl UsageAggregator {

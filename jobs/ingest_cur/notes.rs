@@ -78,7 +78,7 @@ fn files_without_tag(files: &FileStats) -> Option<BillNote> {
     (lack > 0).then_some(BillNote { kind: NoteKind::Untagged, text })
 }
 
-/// The note of usage of S3 that may be that of a shared bucket, and cannot be told to be.
+/// The note of usage of S3 without a resource, or about a part of a bucket.
 fn shared_bucket(totals: &Totals) -> Option<BillNote> {
     let of_parts: u64 = totals.lines.iter().filter(|l| Mark::PartOfBucket.is_on(&l.line_type)).map(|l| l.lines).sum();
     let parts = (of_parts > 0).then(|| {

@@ -1,3 +1,5 @@
+//! Tables, and models that divide in another way.
+
 use proptest::prelude::*;
 
 use super::*;
