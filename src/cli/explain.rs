@@ -3,8 +3,7 @@
 
 use books::Database;
 use books::shared_bucket::ReportSource;
-use books::shared_bucket::shares::share_of;
-use books::shared_bucket::stored::BookedShare;
+use books::shared_bucket::stored::{BookedShare, share_of};
 use books::units::calendar::Day;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;

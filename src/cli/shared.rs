@@ -129,7 +129,8 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         tables::read_days(days);
         tables::customers(days);
         if shares.is_empty() {
-            print::out("No booked bill has usage of this bucket on these days; docs/shared-bucket.md says why.");
+            print::out("No booked bill has usage of this bucket on these days:");
+            print::out("docs/shared-bucket.md says what the bill needs.");
         } else {
             tables::booked(shares);
         }

@@ -1,8 +1,8 @@
 //! A booked figure, and what it is made of.
 
 use books::shared_bucket::Measure;
-use books::shared_bucket::shares::{CustomerShare, ShareState};
-use books::shared_bucket::stored::BookedShare;
+use books::shared_bucket::shares::ShareState;
+use books::shared_bucket::stored::{BookedShare, CustomerShare};
 use books::units::calendar::{Day, instant};
 use books::units::quantity::Quantity;
 use books::usage::entries::BookedEntry;

@@ -120,8 +120,10 @@ fn shared_days(report: &IngestReport) {
         let whole = states.map(|(state, words)| (of(state), words));
         let waiting = whole.iter().filter(|(days, _)| *days > 0);
         let waiting: Vec<String> = waiting.map(|(days, words)| format!("{} {words}", several(*days, "day"))).collect();
-        let waiting = if waiting.is_empty() { String::new() } else { format!("; {}", waiting.join(", ")) };
         let (apportioned, billed) = (quantity(apportioned), quantity(billed));
-        out(&format!("  shared bucket {bucket}: {apportioned} of {billed} {meter} are customers'{waiting}"));
+        out(&format!("  shared bucket {bucket}: {apportioned} of {billed} {meter} are customers'"));
+        if !waiting.is_empty() {
+            out(&format!("    {}", waiting.join(", ")));
+        }
     }
 }

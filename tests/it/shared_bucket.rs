@@ -374,7 +374,7 @@ fn who_used_a_shared_bucket_is_shown_by_day() {
         "(all)",
         " 1.5       1,200           0",
         "1,200",
-        "Nothing is billed by these figures",
+        "No booked bill has usage of this bucket on these days",
     ]);
     assert!(said.out.lines().all(|line| line.chars().count() <= 80), "{}", said.out);
     let of_day = said.out.lines().filter(|line| line.contains("small")).count();
@@ -430,13 +430,73 @@ fn a_generated_bucket_is_in_the_bill_and_read_by_both_jobs() {
     place.run(&format!("{generate} my-uploads --restated 1")).ends(0);
     let second = read();
     assert!(second[0] != first[0] && second[1] == first[1], "{first:?} {second:?}");
-    // the bill has the lines of the bucket, and no customer for them
-    place.run("ingest --month 2026-03");
-    let unattributed = place.query(
-        "SELECT meter, sum(quantity) > 30000000000 FROM booked_usage WHERE customer = '' AND meter <> 'chime_minutes' \
-         GROUP BY meter ORDER BY meter",
-    );
-    assert_eq!(unattributed, ["storage_gb|1", "transfer_gb|1"]);
+    // days that were read are divided, and the others are the house's
+    place.run("ingest --month 2026-03").ends(0).says(&[
+        "shared bucket my-uploads:",
+        "storage_gb are customers'\n    ",
+        "days without a report of S3",
+    ]);
+    let by_day = "SELECT sum(state = 'apportioned'), sum(state = 'no_report') FROM bucket_shares \
+                  WHERE meter = 'storage_gb' AND class = 'STANDARD'";
+    // ten days are looked at; two of them are in April, and the bill does not settle one
+    assert_eq!(place.query(by_day), ["7|23"]);
+    place.run("verify").ends(0);
+    place.run("ingest --month 2026-03").ends(0).says(&["is booked already"]);
+    let shared = place.run("shared my-uploads --days 400").ends(0).says(&["billed day", "apportioned", "no report"]);
+    assert!(shared.out.lines().all(|line| line.chars().count() <= 90), "{}", shared.out);
+    let largest = "SELECT customer FROM bucket_weights WHERE day = '2026-03-28' AND measure = 'byte_seconds' AND customer <> '' \
+                   AND class = 'STANDARD' ORDER BY length(amount) DESC, amount DESC LIMIT 1";
+    let customer = place.query(largest).remove(0);
+    let objects = place.run(&format!("explain {customer} storage_gb 2026-03-28 --items 5")).ends(0).says(&[
+        "GB-months booked",
+        "apportioned",
+        "shared bucket my-uploads, STANDARD",
+        "byte-seconds are",
+        "object made (UTC)",
+        &format!("c/{customer}/"),
+    ]);
+    assert!(!objects.out.contains("note:"), "{}", objects.out);
+    let requests = place.run(&format!("explain {customer} transfer_gb 2026-03-28")).ends(0);
+    requests.says(&["shared bucket my-uploads\n", "bytes are", "REST.GET.OBJECT"]);
+    let json = place.run(&format!("explain {customer} storage_gb 2026-03-28 --items 10000 --json")).ends(0).json();
+    let standard = json["shares"].as_array().unwrap().iter().find(|share| share["class"] == "STANDARD").unwrap();
+    let of = |value: &serde_json::Value| value.as_str().unwrap().parse::<u128>().unwrap();
+    let items = standard["items"]["items"].as_array().unwrap();
+    let sum: u128 = items.iter().map(|item| of(&item["amount"])).sum();
+    assert_eq!(sum, of(&standard["own"]["weight"]), "the objects make the weight");
+    assert!(items.windows(2).all(|two| of(&two[0]["amount"]) >= of(&two[1]["amount"])));
+    // what is not held cannot be accepted
+    let accept = "shared my-uploads --accept 2026-03-28";
+    place.run(&format!("{accept} --reason x")).ends(1).says(&["2026-03-28 of my-uploads is not held"]);
+    place.run(accept).ends(2).says(&["--reason: say why"]);
+    place.run("shared --accept 2026-03-28 --reason x").ends(2);
+}
+
+/// Guards against: a day with few reports being charged to the few customers in them, without a
+/// person.
+#[test]
+fn a_held_day_is_divided_when_a_person_accepts_it() {
+    let config = CONFIG
+        .replace("reports/inventory", "bucket/inventory/my-uploads/meter")
+        .replace("expire_days", "floor_percent = 100\nband_percent = 0\nexpire_days");
+    let place = Workspace::with(&format!("{config}[[exports]]\nname = \"main\"\nlocation = \"bucket\"\n"));
+    place.run("migrate").ends(0);
+    place.run("demo generate bucket --month 2026-03 --rows 500 --shared-bucket my-uploads").ends(0);
+    place.run("run ingest_inventory bucket=my-uploads --as-of 2026-04-03T12:00:00Z").ends(0);
+    place.run("ingest --month 2026-03").ends(0).says(&["held, because the reports account for too little"]);
+    let held = "SELECT day FROM bucket_shares WHERE state = 'held' ORDER BY day LIMIT 1";
+    let held = place.query(held).remove(0);
+    let shares = format!("SELECT count(*) FROM booked_usage WHERE kind = 'apportioned' AND day = '{held}'");
+    // of another storage class, of which the reports have more than the bill
+    let before: u32 = place.query(&shares)[0].parse().unwrap();
+    let accept = format!("shared my-uploads --accept {held} --reason few-files");
+    place.run(&accept).ends(0).says(&[&format!("{held} of my-uploads is accepted"), "meter ingest --month 2026-03"]);
+    let kept = place.query("SELECT action || ' ' || target || ' ' || reason FROM audit_log");
+    assert_eq!(kept, [format!("shared --accept my-uploads {held} few-files")]);
+    place.run("ingest --month 2026-03").ends(0).says(&["booked"]);
+    assert!(place.query(&shares)[0].parse::<u32>().unwrap() > before + 5);
+    place.run(&accept).ends(1).says(&["is not held"]);
+    place.run("verify").ends(0);
 }
 
 #[test]

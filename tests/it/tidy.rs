@@ -39,7 +39,7 @@ pub(crate) fn files(below: &Path, ending: &str) -> Vec<PathBuf> {
 }
 
 /// Keys that a configuration has only when somebody says so.
-const OPTIONAL: [&str; 31] = [
+const OPTIONAL: [&str; 34] = [
     "database.rows_quota.read",
     "database.rows_quota.written",
     "tag_key",
@@ -59,6 +59,9 @@ const OPTIONAL: [&str; 31] = [
     "shared_buckets[].customer_parameter",
     "shared_buckets[].expire_days",
     "shared_buckets[].quiet_hours",
+    "shared_buckets[].remainder",
+    "shared_buckets[].floor_percent",
+    "shared_buckets[].band_percent",
     "shared_buckets[].inventory.location",
     "shared_buckets[].inventory.region",
     "shared_buckets[].inventory.endpoint",
