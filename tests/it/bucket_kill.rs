@@ -157,7 +157,7 @@ fn a_kill_at_any_moment_of_ingest_access_logs_leaves_whole_days() {
     killed_at_any_moment(IngestAccessLogs::KIND);
 }
 
-/// A kill at the n-th write to the database files, for some n: the moments that a clock rarely hits.
+/// A kill at some writes to the database files: the moments that a clock rarely hits.
 fn killed_at_any_write(kind: &str) {
     let scene = Scene::new(kind);
     let strace = |inject: &str| {
