@@ -27,8 +27,8 @@ use jobs::source::Folder;
 use testkit::ingest_fixture::IngestFixture;
 use testkit::needs::python;
 
-const BUCKET: &str = "all-uploads";
-const GB: u128 = 1 << 30;
+pub(crate) const BUCKET: &str = "all-uploads";
+pub(crate) const GB: u128 = 1 << 30;
 const DAY_SECONDS: i64 = 86_400;
 const LOG_FORMS: [LogForm; 2] = [LogForm::ByEventTime, LogForm::Simple];
 
@@ -47,7 +47,7 @@ const ODD: BucketShares = BucketShares {
     ..BucketShares::FAITHFUL
 };
 
-fn spec((year, month, days): (i16, u8, u8), shares: BucketShares) -> BucketSpec {
+pub(crate) fn spec((year, month, days): (i16, u8, u8), shares: BucketShares) -> BucketSpec {
     BucketSpec {
         bucket: BUCKET.into(),
         account: "111122223333".into(),
@@ -69,23 +69,23 @@ const AFTER_SIX_DAYS: &str = "2026-10-10T23:00:00Z";
 
 /// How reports are written.
 #[derive(Clone, Copy, Debug)]
-struct Style {
+pub(crate) struct Style {
     inventories: Form,
     logs: LogForm,
 }
 
-const USUAL: Style = Style { inventories: Form::Parquet, logs: LogForm::ByEventTime };
+pub(crate) const USUAL: Style = Style { inventories: Form::Parquet, logs: LogForm::ByEventTime };
 
 /// A world, its reports that are to be delivered, and books.
-struct Fixture {
-    books: IngestFixture,
-    world: BucketWorld,
+pub(crate) struct Fixture {
+    pub(crate) books: IngestFixture,
+    pub(crate) world: BucketWorld,
     inventories: Vec<NewInventory>,
     logs: Vec<LogFile>,
 }
 
 impl Fixture {
-    async fn new(spec: BucketSpec, style: Style) -> Self {
+    pub(crate) async fn new(spec: BucketSpec, style: Style) -> Self {
         let mut books = IngestFixture::new().await;
         for folder in ["inventory", "logs"] {
             std::fs::create_dir(books.bucket().join(folder)).unwrap();
@@ -141,7 +141,7 @@ impl Fixture {
     }
 
     /// The clock moves from noon to noon. S3 delivers what it has by then, and both jobs run.
-    async fn day_by_day(&self) {
+    pub(crate) async fn day_by_day(&self) {
         let spec = self.world.spec();
         let first = jiff::civil::date(spec.year, i8::try_from(spec.month).unwrap(), 1).at(12, 0, 0, 0);
         let first = first.to_zoned(jiff::tz::TimeZone::UTC).unwrap().timestamp();
@@ -193,7 +193,7 @@ impl Fixture {
     }
 
     /// What is billed, scaled by 10¹⁰, by day and the measure and class that it is billed for.
-    fn billed(&self) -> BTreeMap<(String, &'static str, &'static str), i64> {
+    pub(crate) fn billed(&self) -> BTreeMap<(String, &'static str, &'static str), i64> {
         let spec = self.world.spec();
         let mut found = BTreeMap::new();
         for line in self.world.bill(BillState::Restated).unwrap().lines {

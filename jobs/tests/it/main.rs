@@ -6,6 +6,7 @@ mod access_logs;
 mod accuracy;
 mod apportion;
 mod bad_input;
+mod bucket_bill;
 mod bucket_world;
 mod due;
 mod enforce;
