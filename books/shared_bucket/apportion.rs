@@ -53,9 +53,11 @@ pub(super) fn predicted(weights: &[CustomerWeight], divisor: u128) -> Quantity {
 ///
 /// `weights` has each customer once, in order. An amount that is not above 0 stays with nobody.
 ///
-/// With [`Remainder::House`], a customer has what the weight predicts, rounded down, while all
-/// weights together predict no more than the amount. Otherwise the amount is divided by weight, and
-/// rounded by the largest remainder; of equal ones the first customer goes first.
+/// With [`Remainder::House`], a customer has what the weight predicts; when all weights together
+/// predict more than the amount, that part of the amount. It is rounded down, so that nobody has
+/// more than what is theirs, not by the last decimal either. With [`Remainder::Spread`] the amount
+/// is divided by weight, and rounded by the largest remainder; of equal ones the first customer
+/// goes first.
 pub(super) fn shares(
     amount: Quantity,
     weights: &[CustomerWeight],
@@ -75,10 +77,10 @@ pub(super) fn shares(
         // a share is at most the amount, which has 127 bits
         (u128::try_from(floor).unwrap_or(amount), rest)
     };
-    if remainder == Remainder::House && covers_no_more {
-        let divisor = BigUint::from(divisor);
-        let shares =
-            weights.iter().map(|(customer, weight)| (customer.as_str(), by_weight(*weight, &unit, &divisor).0));
+    if remainder == Remainder::House {
+        let (factor, divisor) = if covers_no_more { (unit, BigUint::from(divisor)) } else { (amount_units, sum) };
+        let share = |weight: u128| by_weight(weight, &factor, &divisor).0;
+        let shares = weights.iter().map(|(customer, weight)| (customer.as_str(), share(*weight)));
         return with_rest(shares.collect(), amount);
     }
     let mut floors: Vec<(&str, u128)> = vec![];

@@ -30,7 +30,8 @@ fn the_house_has_what_nobody_can_be_shown_to_have() {
         (7, &[0, 3, 4], House, &[("c001", 3), ("c002", 4)]),
         // the reports have more than the bill: all weigh less
         (7, &[0, 6, 8], House, &[("c001", 3), ("c002", 4)]),
-        (7, &[14, 6, 8], House, &[("", 3), ("c001", 2), ("c002", 2)]),
+        (7, &[14, 6, 8], House, &[("", 4), ("c001", 1), ("c002", 2)]),
+        (10, &[0, 7, 7, 7], House, &[("", 1), ("c001", 3), ("c002", 3), ("c003", 3)]),
         (10, &[0, 3, 4], Spread, &[("c001", 4), ("c002", 6)]),
         (10, &[1, 1, 1], Spread, &[("", 4), ("c001", 3), ("c002", 3)]),
         (10, &[0, 1, 1, 1], Spread, &[("c001", 4), ("c002", 3), ("c003", 3)]),
@@ -98,10 +99,11 @@ proptest! {
             let weight = weights.iter().find(|(name, _)| name == customer).unwrap().1;
             let share = BigUint::from(share.scaled().unsigned_abs());
             if remainder == Remainder::House {
-                // never above what is theirs, but for the last decimal
-                prop_assert!((&share - 1_u32) * divisor <= BigUint::from(weight) * &unit);
+                // never above what is theirs, nor above their part of the amount
+                prop_assert!(&share * divisor <= BigUint::from(weight) * &unit);
+                prop_assert!(&share * &sum <= BigUint::from(weight) * BigUint::from(amount.unsigned_abs()));
             }
-            // never above their part of the amount, but for the last decimal
+            // but for the last decimal
             prop_assert!((&share - 1_u32) * &sum <= BigUint::from(weight) * BigUint::from(amount.unsigned_abs()));
         }
     }

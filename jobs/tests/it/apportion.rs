@@ -369,6 +369,8 @@ fn owed(lines: &[Billed], reports: &[Report], remainder: Remainder) -> BTreeMap<
             let mut shares = vec![0_i128; weights.len()];
             if is_divided && remainder == Remainder::House && sum * 10_000_000_000 <= billed * one {
                 shares = weights.iter().map(|w| i128::from(*w) * 10_000_000_000 / one).collect();
+            } else if is_divided && remainder == Remainder::House {
+                shares = weights.iter().map(|w| billed * i128::from(*w) / sum).collect();
             } else if is_divided {
                 shares = weights.iter().map(|w| billed * i128::from(*w) / sum).collect();
                 let mut order: Vec<usize> = (0..weights.len()).collect();
