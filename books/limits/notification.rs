@@ -210,7 +210,7 @@ impl Database {
                 DeliveryOutcome::Dead(why) => ("dead", None, None, Some(why)),
             };
             let sql = "UPDATE notifications SET state = ?3, next_at = ?4, delivered_at = ?5, error = ?6, attempts = ?2 + 1 \
-                       WHERE id = ?1 AND state = 'pending' AND attempts = ?2";
+                       WHERE id = ?1 AND state <> 'known' AND state = 'pending' AND attempts = ?2";
             c.execute(sql, params![id, attempts, state, next, delivered, error]).await?;
             Ok(())
         })
@@ -288,17 +288,27 @@ impl Database {
     /// Makes notifications pending again for another day: those with these ids, whatever became of
     /// them, or up to 1,000 dead ones when no id is given. Returns the ids.
     pub async fn retry_notifications(&self, ids: Vec<String>, now: Timestamp) -> Result<Vec<String>, BooksError> {
-        self.transaction(async move |c| {
-            let set = "UPDATE notifications SET state = 'pending', attempts = 0, next_at = ?2, give_up_at = ?3, delivered_at = NULL, error = NULL";
+        let list = json(&ids)?;
+        let wanted = list.clone();
+        let places = self.with_connection(async move |c| {
             let sql = match ids.is_empty() {
-                true => format!(
-                    "{set} WHERE ?1 = '[]' AND seq IN (SELECT seq FROM notifications WHERE state = 'dead' LIMIT 1000) RETURNING id"
-                ),
-                false => format!("{set} WHERE id IN (SELECT value FROM json_each(?1)) AND state <> 'pending' RETURNING id"),
+                true => "SELECT seq FROM notifications WHERE ?1 = '[]' AND state = 'dead' LIMIT 1000",
+                // the ids of known ones are in no index, so they are looked for outside of the
+                // transaction
+                false => "SELECT seq FROM notifications WHERE id IN (SELECT value FROM json_each(?1))",
             };
-            let list = json(&ids)?;
+            let (mut rows, mut places) = (c.query(sql, params![wanted]).await?, vec![]);
+            while let Some(row) = rows.next().await? {
+                places.push(row.get::<i64>(0)?);
+            }
+            json(&places)
+        });
+        let places = places.await?;
+        self.transaction(async move |c| {
+            let sql = "UPDATE notifications SET state = 'pending', attempts = 0, next_at = ?3, give_up_at = ?4, delivered_at = NULL, error = NULL \
+                       WHERE seq IN (SELECT value FROM json_each(?1)) AND iif(?2 = '[]', state = 'dead', state <> 'pending') RETURNING id";
             let now = now.as_second();
-            let mut rows = c.query(&sql, params![list, now, now.saturating_add(GIVE_UP_AFTER)]).await?;
+            let mut rows = c.query(sql, params![places, list, now, now.saturating_add(GIVE_UP_AFTER)]).await?;
             let mut found = vec![];
             while let Some(row) = rows.next().await? {
                 found.push(row.get(0)?);

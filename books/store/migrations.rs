@@ -72,6 +72,7 @@ const MIGRATIONS: &[Migration] = migrations![
     38 "0038_measured_accuracy",
     39 "0039_shared_buckets",
     40 "0040_shares",
+    41 "0041_notification_ids",
 ];
 
 /// The schema version that this build works with.
