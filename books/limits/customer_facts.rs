@@ -147,7 +147,19 @@ fn measured_usage(days: Vec<StoredDay>, edges: Vec<StoredEdge>) -> Result<(Vec<O
     Ok((days.into_iter().map(day).collect::<Result<_, BooksError>>()?, edges))
 }
 
-/// [`CustomerFacts::stored`]. Without a current period its columns are null.
+/// [`CustomerFacts::stored`], an array in this order.
+#[derive(Deserialize)]
+struct Stored {
+    customer: Columns,
+    turn: Vec<TurnRow>,
+    turn_before: Vec<TurnBefore>,
+    budgets: BTreeMap<String, OverageBudget>,
+    plans: Vec<PlanFrom>,
+    advance: BTreeMap<String, i64>,
+    decided: Vec<StoredEntitlement>,
+}
+
+/// The part of [`Stored`] of which there is one. Without a current period its columns are null.
 #[derive(Deserialize)]
 struct Columns {
     status: String,
@@ -160,12 +172,6 @@ struct Columns {
     planned_last_day: Option<Day>,
     month_days: Option<i64>,
     next_bound: Option<i64>,
-    turn: Vec<TurnRow>,
-    turn_before: Vec<TurnBefore>,
-    budgets: BTreeMap<String, OverageBudget>,
-    plans: Vec<PlanFrom>,
-    advance: BTreeMap<String, i64>,
-    decided: Vec<StoredEntitlement>,
 }
 
 /// Reads the facts about the customers `ids` at `now`, with their usage of `meters` and what was
@@ -226,7 +232,8 @@ pub async fn complete(
 fn parse(customer: StoredCustomer, open: &OpenUsage, now: i64) -> Result<CustomerFacts, BooksError> {
     let StoredCustomer { id, facts: stored, used, measured, edges } = customer;
     let wrong = |e: serde_json::Error| BooksError::Integrity(format!("facts about customer `{id}`: {e}"));
-    let columns: Columns = serde_json::from_str(&stored).map_err(wrong)?;
+    let Stored { customer: columns, turn, turn_before, budgets, plans, advance, decided } =
+        serde_json::from_str(&stored).map_err(wrong)?;
     let used: BTreeMap<String, Option<String>> = serde_json::from_str(&used).map_err(wrong)?;
     let measured: Vec<StoredDay> = serde_json::from_str(&measured).map_err(wrong)?;
     let edges: Vec<StoredEdge> = serde_json::from_str(&edges).map_err(wrong)?;
@@ -245,27 +252,27 @@ fn parse(customer: StoredCustomer, open: &OpenUsage, now: i64) -> Result<Custome
         accrues: open.meters.clone(),
     });
     let adds = open.as_ref().map(|open| open.adds_at(now)).transpose();
-    let decided = columns.decided.into_iter().map(|stored| {
+    let decided = decided.into_iter().map(|stored| {
         let decided = Entitlement::try_from(stored)?;
         Ok((decided.meter.clone(), decided))
     });
     let usage = used.into_iter().filter_map(|(meter, sum)| Some(sum_of(&sum?).map(|sum| (meter, sum))));
-    let advance = columns.advance.into_iter().map(|(meter, n)| (meter, Quantity::from_scaled(i128::from(n))));
+    let advance = advance.into_iter().map(|(meter, n)| (meter, Quantity::from_scaled(i128::from(n))));
     Ok(CustomerFacts {
         status: columns.status,
         subscription: columns.subscription,
         plan: columns.plan,
         period,
-        turn: columns.turn,
-        budgets: columns.budgets,
+        turn,
+        budgets,
         usage: usage.collect::<Result<_, _>>()?,
         measured: adds.map_err(|e| BooksError::Integrity(format!("{id}: {e}")))?.unwrap_or_default(),
         open,
         next_bound: columns.next_bound.unwrap_or(NEVER),
-        history: TermsHistory { plans: columns.plans, budgets: vec![] },
+        history: TermsHistory { plans, budgets: vec![] },
         stretches: StretchUsage::new(),
         advance: advance.collect(),
-        turn_before: columns.turn_before,
+        turn_before,
         decided: decided.collect::<Result<_, BooksError>>()?,
         stored,
     })
