@@ -128,6 +128,14 @@ impl Connection {
         }
     }
 
+    /// What the connection sees of the file now; none on a server.
+    pub async fn sight(&self) -> Result<Option<Sight>, BooksError> {
+        let Half::Local(c) = &self.0 else { return Ok(None) };
+        let row = self.query("PRAGMA data_version", ()).await?.next().await?;
+        let sight = |row: Row| Ok(Sight { others: row.get(0)?, own: c.total_changes() });
+        row.map(sight).transpose()
+    }
+
     pub(super) async fn begin(&self) -> Result<(), BooksError> {
         match &self.0 {
             Half::Local(c) => Ok(c.execute("BEGIN IMMEDIATE", ()).await.map(drop)?),
@@ -163,6 +171,17 @@ impl Connection {
             tracing::debug!(%undo, "rollback after an error");
         }
     }
+}
+
+/// What a connection sees of a local file. Two that are equal saw the same rows: nothing was
+/// committed by another connection between them, and nothing written by this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sight {
+    /// It is another number after each commit of another connection
+    /// (<https://www.sqlite.org/pragma.html#pragma_data_version>).
+    others: i64,
+    /// Rows that this connection has written since it was opened.
+    own: u64,
 }
 
 /// A prepared statement.
@@ -411,5 +430,45 @@ fn received(value: proto::Value) -> Value {
         proto::Value::Float { value } => Value::Real(value),
         proto::Value::Text { value } => Value::Text(value.to_string()),
         proto::Value::Blob { value } => Value::Blob(value.to_vec()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::database::Database;
+
+    async fn sight(books: &Database) -> Sight {
+        books.transaction(async |c| c.sight().await).await.unwrap().unwrap()
+    }
+
+    async fn insert(books: &Database) {
+        books.transaction(async |c| c.execute("INSERT INTO t VALUES (1)", ()).await).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_sight_stays_until_somebody_writes() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("meter.db");
+        let books = Database::open_local(&file).await.unwrap();
+        let other = Database::open_local(&file).await.unwrap();
+        books.transaction(async |c| c.execute("CREATE TABLE t (x INTEGER)", ()).await).await.unwrap();
+        let first = books.with_connection(async |c| c.sight().await).await.unwrap().unwrap();
+        assert_eq!(sight(&books).await, first);
+        sight(&other).await;
+        assert_eq!(sight(&books).await, first, "the other one wrote nothing");
+        insert(&other).await;
+        let second = sight(&books).await;
+        assert_ne!(second, first);
+        insert(&books).await;
+        let third = sight(&books).await;
+        assert_ne!(third, second);
+        assert_eq!(sight(&books).await, third);
+        // what a transaction has seen at its end is what the next one sees at its start
+        let last = books.transaction(async |c| {
+            c.execute("INSERT INTO t VALUES (1)", ()).await?;
+            c.sight().await
+        });
+        assert_eq!(last.await.unwrap(), Some(sight(&books).await));
     }
 }

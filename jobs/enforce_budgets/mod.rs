@@ -7,10 +7,10 @@
 //!
 //! Customers are taken and loaded page by page and judged by pure functions (`judge`, [`decide`]).
 //! The facts about those whose entitlements would change are read again under the write lock. Where
-//! they are the same, the judgement holds; the others are judged again. Entitlements are written
-//! with their history, their TURN limits, their notifications and the next instant in one
-//! transaction. So concurrent runs, or the web backend beside a run, decide by what is true when
-//! they write.
+//! they are the same, the judgement holds; the others are judged again. In a local file to which
+//! nothing was written meanwhile they are the same, and are not read. Entitlements are written with
+//! their history, their TURN limits, their notifications and the next instant in one transaction.
+//! So concurrent runs, or the web backend beside a run, decide by what is true when they write.
 //!
 //! Measurements are not among the facts that are compared: one that comes after its page was read
 //! makes its customer due again.
@@ -23,7 +23,7 @@ mod notifications;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use books::store::connection::Connection;
+use books::store::connection::{Connection, Sight};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -213,11 +213,20 @@ struct Candidate {
 
 /// The facts about a page of customers.
 struct Page {
-    /// The newest booked version from before usage was summed.
-    newest_version: i64,
+    read: ReadAt,
     facts: BTreeMap<String, CustomerFacts>,
     /// The customers of the page after it.
     next: Vec<String>,
+}
+
+/// Which state of the books the facts about a page were read from.
+#[derive(Clone, Copy)]
+struct ReadAt {
+    /// The newest booked version from before usage was summed.
+    newest_version: i64,
+    /// From before anything was read. What the run decides about other customers of the page is
+    /// left out.
+    sight: Option<Sight>,
 }
 
 /// What a page has found: for whom something is to be written, when the others are due next, and
@@ -278,7 +287,7 @@ impl<'a> Run<'a> {
 
     /// Decides for those that were taken.
     async fn decide(&mut self, taken: &Taken) -> Result<(), BooksError> {
-        let Page { newest_version, facts, next } = self.load(taken).await?;
+        let Page { mut read, facts, next } = self.load(taken).await?;
         if let Pages::Listed(listed) = &mut self.pages {
             *listed = next;
         }
@@ -292,8 +301,9 @@ impl<'a> Run<'a> {
             let later = rest.split_off(self.pace.rows().min(rest.len()));
             let (some, inputs) = (std::mem::replace(&mut rest, later), Arc::clone(&self.inputs));
             let rows = some.len();
-            let write = async move |c: &Connection| write(c, some, newest_version, &inputs).await;
-            let stored = self.context.books.transaction(write).await?;
+            let write = async move |c: &Connection| write(c, some, read, &inputs).await;
+            let (stored, sight) = self.context.books.transaction(write).await?;
+            read.sight = sight;
             self.report.notifications += stored.to_send;
             self.report.not_sent += stored.not_sent;
             self.pace.learn(rows, start);
@@ -346,6 +356,7 @@ impl<'a> Run<'a> {
         let (inputs, is_listed) = (Arc::clone(&self.inputs), matches!(self.pages, Pages::Listed(_)));
         let load = self.context.books.with_connection(async move |c| {
             let now = inputs.now.as_second();
+            let sight = c.sight().await?;
             let stored = customer_facts::read(c, &ids, &inputs.meters, &inputs.open, now);
             let next = async {
                 match ids.last().filter(|_| is_listed) {
@@ -355,7 +366,7 @@ impl<'a> Run<'a> {
             };
             let (stored, next) = tokio::try_join!(stored, next)?;
             let facts = customer_facts::complete(c, stored.customers, &inputs.open, now).await?;
-            Ok(Page { newest_version: stored.newest_version, facts, next })
+            Ok(Page { read: ReadAt { newest_version: stored.newest_version, sight }, facts, next })
         });
         load.await
     }
@@ -455,23 +466,28 @@ fn page(inputs: &RunInputs) -> u32 {
 }
 
 /// Writes what is to change for candidates, by what is true under the write lock. Returns how many
-/// notifications are new.
+/// notifications are new, and what the next candidates of the page may find unchanged.
 async fn write(
     c: &Connection,
     candidates: Vec<Candidate>,
-    newest_version: i64,
+    read: ReadAt,
     inputs: &RunInputs,
-) -> Result<StoredNotifications, BooksError> {
+) -> Result<(StoredNotifications, Option<Sight>), BooksError> {
     let now = inputs.now.as_second();
-    let ids: Vec<String> = candidates.iter().map(|candidate| candidate.customer.clone()).collect();
+    let untouched = read.sight.is_some() && read.sight == c.sight().await?;
+    let ids: Vec<String> = match untouched {
+        true => vec![],
+        false => candidates.iter().map(|candidate| candidate.customer.clone()).collect(),
+    };
     let stored = customer_facts::read(c, &ids, &[], &OpenUsage::default(), now).await?;
     // `change` must differ for every block of a meter. The time of the decision tells apart blocks
     // of different seconds, the place in the history those of one second. The place alone would
     // not do: books that were restored from a backup give out the same places again
     let change = now * 4096 + (stored.newest_change + 1).rem_euclid(4096);
-    let same_ledger = stored.newest_version == newest_version;
+    let same_ledger = stored.newest_version == read.newest_version;
     let stored: BTreeMap<String, String> = stored.customers.into_iter().map(|s| (s.id, s.facts)).collect();
-    let is_same = |known: &Candidate| same_ledger && stored.get(&known.customer) == Some(&known.facts.stored);
+    let is_same =
+        |known: &Candidate| untouched || same_ledger && stored.get(&known.customer) == Some(&known.facts.stored);
     let (mut judged, moved): (Vec<_>, Vec<_>) = candidates.into_iter().partition(is_same);
     let mut decisions = NewDecisions::default();
     if !moved.is_empty() {
@@ -501,7 +517,8 @@ async fn write(
         }
         made.extend(notifications::of_budget(&facts.decided, &judgement.entitlements, &inputs.watch));
     }
-    decisions.store(c, now).await
+    let made = decisions.store(c, now).await?;
+    Ok((made, if untouched { c.sight().await? } else { None }))
 }
 
 /// Judges customers about whom something changed, by what is stored now.
