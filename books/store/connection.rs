@@ -4,6 +4,8 @@
 //! On a server a statement costs a round trip. Statements that belong together are one `batch`;
 //! queries that run at the same time on one connection, with `join!`, share a request.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use libsql::params::{IntoParams, Params};
@@ -114,9 +116,15 @@ impl Connection {
     pub async fn batch(&self, statements: Vec<(&str, Vec<Value>)>) -> Result<Vec<Rows>, BooksError> {
         match &self.0 {
             Half::Local(c) => {
-                let mut found = vec![];
+                // a text that comes again is parsed once
+                let (mut parsed, mut found) = (BTreeMap::new(), vec![]);
                 for (sql, values) in statements {
-                    found.push(Rows::all(c.query(sql, values).await?).await?);
+                    let statement = match parsed.entry(sql) {
+                        Entry::Occupied(known) => known.into_mut(),
+                        Entry::Vacant(new) => new.insert(c.prepare(sql).await?),
+                    };
+                    found.push(Rows::all(statement.query(values).await?).await?);
+                    statement.reset();
                 }
                 Ok(found)
             }
@@ -470,5 +478,28 @@ mod tests {
             c.sight().await
         });
         assert_eq!(last.await.unwrap(), Some(sight(&books).await));
+    }
+
+    #[tokio::test]
+    async fn a_batch_gives_the_rows_of_each_statement() {
+        let books = Database::open_local(std::path::Path::new(":memory:")).await.unwrap();
+        let found = books.transaction(async |c| {
+            let insert = "INSERT INTO t VALUES (?1) RETURNING x + 1";
+            let count = "SELECT count(*) FROM t";
+            let mut statements = vec![("CREATE TABLE t (x INTEGER)", vec![])];
+            for x in 1..=3 {
+                statements.extend([(insert, vec![Value::Integer(x)]), (count, vec![])]);
+            }
+            // a column more, so that a statement is read anew
+            statements.extend([("ALTER TABLE t ADD COLUMN y INTEGER", vec![]), (count, vec![])]);
+            let mut found = vec![];
+            for mut rows in c.batch(statements).await? {
+                while let Some(row) = rows.next().await? {
+                    found.push(row.get::<i64>(0)?);
+                }
+            }
+            Ok(found)
+        });
+        assert_eq!(found.await.unwrap(), [2, 1, 3, 2, 4, 3, 3]);
     }
 }
