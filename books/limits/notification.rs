@@ -58,8 +58,8 @@ pub struct NewNotification {
     /// The amount that `percent` is a share of; for a block, a number that differs
     /// from that of every other block.
     pub base: i64,
-    /// The webhook's data.
-    pub data: serde_json::Map<String, serde_json::Value>,
+    /// The webhook's data, a JSON object.
+    pub data: String,
     /// Why it is recorded as known and not sent; none = it is sent.
     pub not_sent: Option<&'static str>,
 }
@@ -95,14 +95,9 @@ impl NewNotification {
 
     /// Type, timestamp and data, as Standard Webhooks recommends.
     fn body(&self, now: i64) -> Result<String, BooksError> {
-        #[derive(Serialize)]
-        struct Body<'a> {
-            data: &'a serde_json::Map<String, serde_json::Value>,
-            timestamp: String,
-            r#type: String,
-        }
-        let kind = format!("meter.{}", self.kind.name());
-        json(&Body { data: &self.data, timestamp: instant(now).to_string(), r#type: kind })
+        let kind = json(&format!("meter.{}", self.kind.name()))?;
+        let timestamp = json(&instant(now).to_string())?;
+        Ok(format!(r#"{{"data":{},"timestamp":{timestamp},"type":{kind}}}"#, self.data))
     }
 }
 

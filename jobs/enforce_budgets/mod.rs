@@ -513,9 +513,9 @@ async fn write(
         decisions.next.push(NextDecision { customer, taken: *taken, due_at });
         let made = &mut decisions.notifications;
         for e in &judgement.entitlements {
-            made.extend(notifications::of_meter(before(e), e, &inputs.watch, change));
+            made.extend(notifications::of_meter(before(e), e, &inputs.watch, change)?);
         }
-        made.extend(notifications::of_budget(&facts.decided, &judgement.entitlements, &inputs.watch));
+        made.extend(notifications::of_budget(&facts.decided, &judgement.entitlements, &inputs.watch)?);
     }
     let made = decisions.store(c, now).await?;
     Ok((made, if untouched { c.sight().await? } else { None }))

@@ -11,9 +11,13 @@
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
+
 use books::limits::enforcement::{BILLS_READ, LastRun};
 use books::limits::entitlement::{Entitlement, Reason};
 use books::limits::notification::{NO_WEBHOOK, NewNotification, NotificationKind};
+use books::store::error::BooksError;
+use books::store::rows;
 
 const SWITCHED_ON: &str = "it lay behind when notifications.url was set";
 const RESTORED: &str = "the books were restored: those that were lost knew of it";
@@ -138,22 +142,24 @@ pub(super) fn of_meter(
     is: &Entitlement,
     watch: &Watch,
     change: i64,
-) -> Vec<NewNotification> {
+) -> Result<Vec<NewNotification>, BooksError> {
     let before = was.filter(|was| was.period_start == is.period_start).map(shares);
     let not_sent = watch.not_sent(was);
     let mut found = vec![];
     for (at, share) in shares(is).into_iter().enumerate() {
         let crossed = watch.crossed(share, before.map(|before| before[at]), not_sent);
         let occasion = |(percent, not_sent)| Occasion { percent, base: share.whole, not_sent };
-        found.extend(crossed.map(|of| new_notification(is, &is.meter, share.kind, occasion(of))));
+        for of in crossed {
+            found.push(new_notification(is, &is.meter, share.kind, occasion(of))?);
+        }
     }
     if answer_changed(was, is) {
         let kind = if is.allowed { NotificationKind::Unblocked } else { NotificationKind::Blocked };
         // the backend knows the answer before, also when it was that the plan lacks the meter
         let not_sent = watch.silent.or(was.is_none().then_some(FIRST));
-        found.push(new_notification(is, &is.meter, kind, Occasion { percent: 0, base: change, not_sent }));
+        found.push(new_notification(is, &is.meter, kind, Occasion { percent: 0, base: change, not_sent })?);
     }
-    found
+    Ok(found)
 }
 
 /// Notifications about the budget for all meters, which every entitlement of the customer has.
@@ -162,8 +168,8 @@ pub(super) fn of_budget(
     decided: &BTreeMap<String, Entitlement>,
     entitlements: &[Entitlement],
     watch: &Watch,
-) -> Vec<NewNotification> {
-    let Some(is) = entitlements.first() else { return vec![] };
+) -> Result<Vec<NewNotification>, BooksError> {
+    let Some(is) = entitlements.first() else { return Ok(vec![]) };
     let before = decided.values().find(|was| was.period_start == is.period_start).map(budget_share);
     let share = budget_share(is);
     let of_first = |e: &Entitlement| e.meter_cost_minor > 0 && !decided.get(&e.meter).is_some_and(is_in_plan);
@@ -183,41 +189,75 @@ struct Occasion {
     not_sent: Option<&'static str>,
 }
 
-fn new_notification(e: &Entitlement, meter: &str, kind: NotificationKind, occasion: Occasion) -> NewNotification {
+/// The webhook's data.
+#[derive(Serialize)]
+struct Data<'a> {
+    #[serde(flatten)]
+    of_meter: Option<DataOfMeter<'a>>,
+    budget_minor: i64,
+    currency: &'a str,
+    customer: &'a str,
+    overage_cost_minor: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    percent: Option<u32>,
+    period_end: String,
+    period_start: String,
+}
+
+/// What a notification about one meter says of it.
+#[derive(Serialize)]
+struct DataOfMeter<'a> {
+    allowed: bool,
+    effective_limit: Option<String>,
+    included: String,
+    meter: &'a str,
+    meter_budget_minor: Option<i64>,
+    meter_cost_minor: i64,
+    reason: &'static str,
+    used: String,
+    used_billed: String,
+    used_measured: String,
+}
+
+fn new_notification(
+    e: &Entitlement,
+    meter: &str,
+    kind: NotificationKind,
+    occasion: Occasion,
+) -> Result<NewNotification, BooksError> {
     let Occasion { percent, base, not_sent } = occasion;
-    let mut data = serde_json::Map::new();
-    let mut put = |name: &str, value: serde_json::Value| drop(data.insert(name.to_owned(), value));
-    put("customer", e.customer.clone().into());
-    put("period_start", e.period_start.to_string().into());
-    put("period_end", e.period_end.to_string().into());
-    put("overage_cost_minor", e.overage_cost_minor.into());
-    put("budget_minor", e.budget_minor.into());
-    put("currency", e.currency.clone().into());
-    if percent > 0 {
-        put("percent", percent.into());
-    }
-    if !meter.is_empty() {
-        put("meter", meter.into());
-        put("allowed", e.allowed.into());
-        put("reason", e.reason.name().into());
-        put("used", e.used.to_string().into());
-        put("used_billed", e.used_billed.to_string().into());
-        put("used_measured", e.used_measured.to_string().into());
-        put("included", e.included.to_string().into());
-        put("effective_limit", e.effective_limit.map(|l| l.to_string()).into());
-        put("meter_cost_minor", e.meter_cost_minor.into());
-        put("meter_budget_minor", e.meter_budget_minor.into());
-    }
-    NewNotification {
+    let of_meter = (!meter.is_empty()).then(|| DataOfMeter {
+        allowed: e.allowed,
+        effective_limit: e.effective_limit.map(|limit| limit.to_string()),
+        included: e.included.to_string(),
+        meter,
+        meter_budget_minor: e.meter_budget_minor,
+        meter_cost_minor: e.meter_cost_minor,
+        reason: e.reason.name(),
+        used: e.used.to_string(),
+        used_billed: e.used_billed.to_string(),
+        used_measured: e.used_measured.to_string(),
+    });
+    let data = Data {
+        of_meter,
+        budget_minor: e.budget_minor,
+        currency: &e.currency,
+        customer: &e.customer,
+        overage_cost_minor: e.overage_cost_minor,
+        percent: (percent > 0).then_some(percent),
+        period_end: e.period_end.to_string(),
+        period_start: e.period_start.to_string(),
+    };
+    Ok(NewNotification {
         customer: e.customer.clone(),
         meter: meter.to_owned(),
         kind,
         period_start: e.period_start.as_second(),
         percent,
         base,
-        data,
+        data: rows::json(&data)?,
         not_sent,
-    }
+    })
 }
 
 #[cfg(test)]
