@@ -7,8 +7,12 @@ use crate::support::{LEDGER, Workspace, meter, query};
 use testkit::needs::tool;
 
 const BOOKS: &str = "SELECT payer, month, customer, meter, day, sum(quantity) FROM booked_usage GROUP BY 1, 2, 3, 4, 5 HAVING sum(quantity) <> 0 \
+                     UNION ALL SELECT bucket, meter, class, day, state, version_id || billed || coalesce(predicted, '') || apportioned || digest FROM bucket_shares \
                      UNION ALL SELECT id, status, chime_minutes_used, storage_gb_used, transfer_gb_used, counters_period FROM customers";
 const INGEST: &str = "ingest --month 2026-10";
+const CONFIG: &str = "[[exports]]\nname = \"main\"\nlocation = \"bucket\"\n\
+                      [[shared_buckets]]\nname = \"my-uploads\"\ncustomer_key = \"c/{customer}/\"\nexpire_days = 1\n\
+                      [shared_buckets.inventory]\nlocation = \"bucket/inventory/my-uploads/meter\"\n";
 
 /// Books that hold the first version of a bill, whose second version has been delivered; and how
 /// both states look.
@@ -34,12 +38,17 @@ fn copy(place: &Workspace, from: &str, to: &str) {
 
 impl Scene {
     fn new() -> Self {
-        let place = Workspace::new();
-        place.run("demo generate bucket --month 2026-10 --rows 5000 --customers 200").ends(0);
+        let place = Workspace::with(CONFIG);
+        let generate = "demo generate bucket --month 2026-10 --rows 5000 --customers 200 --shared-bucket my-uploads";
+        place.run(generate).ends(0);
+        place.run("migrate").ends(0);
+        place.run("run ingest_inventory bucket=my-uploads --as-of 2026-11-03T12:00:00Z").ends(0);
         place.run(INGEST).ends(0);
+        let shares = place.query("SELECT count(*) > 100 FROM booked_usage WHERE kind = 'apportioned'");
+        assert_eq!(shares, ["1"], "a bucket that all customers share is divided as well");
         let first = place.query("SELECT DISTINCT customer FROM booked_usage WHERE customer <> '' LIMIT 1");
         assert_eq!(first.len(), 1);
-        place.run("demo generate bucket --month 2026-10 --rows 5000 --customers 200 --restated 1").ends(0);
+        place.run(&format!("{generate} --restated 1")).ends(0);
         copy(&place, "meter.db", "first.db");
         let before = state(&place);
         place.run(INGEST).ends(0);
