@@ -15,7 +15,8 @@ ALTER TABLE bill_totals ADD COLUMN apportioned TEXT NOT NULL DEFAULT '0';
 --   apportioned  by the weights of the day
 --   open         the bill does not settle the day yet
 --   no_report    nothing of the day was read
---   held         the reports account for less than the floor; a person may accept the day
+--   held         the reports account for less than the floor, or for more than the ceiling; a
+--                person may accept the day
 -- Of days that are not apportioned, all stays without a customer. A version with such a row is
 -- current or was; rows of a version are written with it and never changed.
 CREATE TABLE bucket_shares (
@@ -35,7 +36,7 @@ CREATE TABLE bucket_shares (
     CHECK (state NOT IN ('apportioned', 'held') OR predicted IS NOT NULL AND length(digest) = 64)
 ) STRICT, WITHOUT ROWID;
 
--- Days below the floor that a person accepted, as their reports were then.
+-- Held days that a person accepted, as their reports were then.
 CREATE TABLE bucket_acceptances (
     bucket      TEXT    NOT NULL,
     day         TEXT    NOT NULL CHECK (day GLOB '[0-9][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9]'),

@@ -255,6 +255,11 @@ impl Database {
     }
 }
 
+/// Of the current versions.
+const CURRENT_SHARES: &str = "SELECT s.version_id, s.meter, s.apportioned FROM bill_versions v \
+    JOIN bucket_shares s ON s.version_id = v.id \
+    WHERE v.state = 'applied' AND NOT EXISTS (SELECT 1 FROM bill_versions n WHERE n.supersedes = v.id)";
+
 /// For the current version of each bill: the parts and the lines add up to the total, and the
 /// ledger holds the booked quantity.
 async fn conservation(c: &crate::store::connection::Connection) -> Result<Check, BooksError> {
@@ -275,7 +280,7 @@ async fn conservation(c: &crate::store::connection::Connection) -> Result<Check,
         *lines.entry((row.get(0)?, row.get(1)?)).or_default() += exact(row.get(2)?)?;
     }
     let mut shares: BTreeMap<(i64, String), Quantity> = BTreeMap::new();
-    let mut share_rows = c.query("SELECT version_id, meter, apportioned FROM bucket_shares", ()).await?;
+    let mut share_rows = c.query(CURRENT_SHARES, ()).await?;
     while let Some(row) = share_rows.next().await? {
         *shares.entry((row.get(0)?, row.get(1)?)).or_default() += exact(row.get(2)?)?;
     }

@@ -16,7 +16,7 @@ pub const S3: &str = "AmazonS3";
 /// Usage types without their region prefixes
 /// (<https://docs.aws.amazon.com/AmazonS3/latest/userguide/aws-usage-report-understand.html>).
 /// Traffic inside AWS, minimum sizes, early deletions and monitoring are in no report of ours.
-const TYPES: [(&str, Measure, &str); 18] = [
+const TYPES: [(&str, Measure, &str); 16] = [
     ("TimedStorage-ByteHrs", Measure::ByteSeconds, "STANDARD"),
     ("TimedStorage-RRS-ByteHrs", Measure::ByteSeconds, "REDUCED_REDUNDANCY"),
     ("TimedStorage-SIA-ByteHrs", Measure::ByteSeconds, "STANDARD_IA"),
@@ -33,8 +33,6 @@ const TYPES: [(&str, Measure, &str); 18] = [
     ("DataTransfer-Out-Bytes", Measure::BytesSent, ""),
     ("Requests-Tier1", Measure::Requests1, ""),
     ("Requests-Tier2", Measure::Requests2, ""),
-    ("Requests-XZ-Tier1", Measure::Requests1, ""),
-    ("Requests-XZ-Tier2", Measure::Requests2, ""),
 ];
 /// Its access tiers are tiers of one storage class.
 const INTELLIGENT: &str = "INTELLIGENT_TIERING";

@@ -2,12 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use super::read::measured_weight;
 use super::{CustomerWeight, Measure, ReportSource};
-use crate::store::audit_log::{self, AuditEntry};
 use crate::store::connection::{Connection, params};
 use crate::store::database::Database;
 use crate::store::error::BooksError;
@@ -22,7 +20,7 @@ const PAGE: usize = 6_000;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DayReport {
     pub digest: String,
-    /// Whether a person accepted that it accounts for less than the floor.
+    /// Whether a person accepted it although it is far from the bill.
     pub accepted: bool,
     /// By measure and storage class; customers in order.
     pub weights: BTreeMap<(Measure, String), Vec<CustomerWeight>>,
@@ -129,29 +127,5 @@ impl Database {
     pub async fn reports_digest(&self, buckets: &[String], month: Month) -> Result<String, BooksError> {
         let buckets = buckets.to_vec();
         self.with_connection(async move |c| reports_digest(c, &buckets, month).await).await
-    }
-
-    /// Accepts the reports of a bucket's day as they are stored now, although they account for less
-    /// than the floor. Returns how many were not accepted before: one for each source.
-    pub async fn accept_bucket_day(
-        &self,
-        bucket: &str,
-        day: Day,
-        entry: AuditEntry,
-        now: Timestamp,
-    ) -> Result<u64, BooksError> {
-        let (bucket, day) = (bucket.to_owned(), day.to_string());
-        self.transaction(async move |c| {
-            let sql = "INSERT INTO bucket_acceptances (bucket, day, digest, accepted_at) \
-                       SELECT DISTINCT bucket, day, digest, ?3 FROM bucket_days WHERE bucket = ?1 AND day = ?2 \
-                       AND source IN ('access_logs', 'inventory') ON CONFLICT DO NOTHING";
-            let values = params![bucket.clone(), day.clone(), now.as_second()];
-            let accepted = c.execute(sql, values).await?;
-            if accepted > 0 {
-                audit_log::record(c, &entry, now.as_second()).await?;
-            }
-            Ok(accepted)
-        })
-        .await
     }
 }

@@ -9,7 +9,7 @@ use crate::store::connection::{Connection, params};
 use crate::store::error::BooksError;
 use crate::store::rows::json_parts;
 use crate::units::calendar::Day;
-use crate::units::quantity::Quantity;
+use crate::units::quantity::{Quantity, UNIT};
 
 /// By what rule the usage of a shared bucket is apportioned.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +19,8 @@ pub struct BucketRule {
     pub remainder: Remainder,
     /// A day whose reports account for less than this part of the bill is held, in percent.
     pub floor_percent: u8,
+    /// A day whose reports account for more than this part of the bill is held, too: 100 and more.
+    pub ceiling_percent: u16,
     /// A bill settles the days that had ended so many hours before its delivery.
     pub settle_hours: u16,
 }
@@ -45,7 +47,8 @@ pub enum ShareState {
     Open,
     /// Nothing of the day was read.
     NoReport,
-    /// The reports account for less than the floor, and nobody accepted that.
+    /// The reports account for less than the floor or more than the ceiling, and nobody accepted
+    /// that.
     Held,
 }
 
@@ -88,6 +91,9 @@ impl SharedDay {
     }
 }
 
+/// Less than this, in the unit of the bill, is divided however much more the reports have.
+const SMALL: Quantity = Quantity::from_scaled(UNIT / 100);
+
 /// Divides a billed day by the reports. `delivered` is when the version was, in seconds since 1970.
 pub fn divide(day: BilledDay, rule: &BucketRule, reports: &Reports, delivered: i64) -> SharedDay {
     let report = reports.of(&day.bucket, day.measure.source(), day.day);
@@ -96,12 +102,14 @@ pub fn divide(day: BilledDay, rule: &BucketRule, reports: &Reports, delivered: i
     let divisor = apportion::divisor(day.measure, day.day.month());
     let predicted = report.map(|_| apportion::predicted(weights, divisor));
     let settled = delivered >= day.day.end().as_second() + i64::from(rule.settle_hours) * 3600;
-    let below = |predicted: Quantity| {
-        predicted.scaled().saturating_mul(100) < day.billed.scaled().saturating_mul(i128::from(rule.floor_percent))
+    let is_off = |predicted: Quantity| {
+        let (predicted, part) = (predicted.scaled().saturating_mul(100), |of| day.billed.scaled().saturating_mul(of));
+        predicted < part(i128::from(rule.floor_percent))
+            || predicted > part(i128::from(rule.ceiling_percent)) && day.billed >= SMALL
     };
     let state = match (report, predicted) {
         _ if !settled => ShareState::Open,
-        (Some(report), Some(predicted)) if below(predicted) && !report.accepted => ShareState::Held,
+        (Some(report), Some(predicted)) if is_off(predicted) && !report.accepted => ShareState::Held,
         (Some(_), _) => ShareState::Apportioned,
         (None, _) => ShareState::NoReport,
     };

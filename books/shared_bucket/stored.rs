@@ -1,13 +1,18 @@
 //! How booked bills are apportioned.
 
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::reports::Reports;
 use super::shares::{BucketRule, ShareState};
-use super::{CustomerWeight, Measure, apportion};
+use super::{CustomerWeight, Measure, ReportSource, apportion};
+use crate::store::audit_log::{self, AuditEntry};
 use crate::store::connection::{Connection, params};
 use crate::store::database::Database;
 use crate::store::error::BooksError;
+use crate::store::rows::first_row;
 use crate::units::calendar::{Day, Month};
 use crate::units::quantity::Quantity;
 
@@ -91,6 +96,53 @@ impl Database {
     pub async fn booked_shares(&self, from: Day, to: Day) -> Result<Vec<BookedShare>, BooksError> {
         self.with_connection(async move |c| booked_shares(c, from, to).await).await
     }
+
+    /// Accepts the reports by which a booked bill holds a day of a bucket.
+    pub async fn accept_bucket_day(
+        &self,
+        bucket: &str,
+        day: Day,
+        entry: AuditEntry,
+        now: Timestamp,
+    ) -> Result<AcceptedDay, BooksError> {
+        let (bucket, now) = (bucket.to_owned(), now.as_second());
+        self.transaction(async move |c| {
+            let shares = booked_shares(c, day, day).await?;
+            let held = shares.iter().filter(|share| share.bucket == bucket && share.state == ShareState::Held);
+            let held: BTreeSet<(ReportSource, String)> =
+                held.map(|share| (share.measure.source(), share.digest.clone())).collect();
+            let mut found = AcceptedDay::NotHeld;
+            for (source, digest) in held {
+                let day = day.to_string();
+                let sql = "SELECT 1 FROM bucket_days WHERE bucket = ?1 AND source = ?2 AND day = ?3 AND digest = ?4";
+                let seen = params![bucket.clone(), source.name(), day.clone(), digest.clone()];
+                if first_row(c, sql, seen).await?.is_none() {
+                    return Ok(AcceptedDay::OtherReports);
+                }
+                let sql = "INSERT INTO bucket_acceptances (bucket, day, digest, accepted_at) VALUES (?1, ?2, ?3, ?4) \
+                           ON CONFLICT DO NOTHING";
+                let new = c.execute(sql, params![bucket.clone(), day, digest, now]).await? > 0;
+                found = if new || found == AcceptedDay::Accepted { AcceptedDay::Accepted } else { AcceptedDay::Again };
+            }
+            if found == AcceptedDay::Accepted {
+                audit_log::record(c, &entry, now).await?;
+            }
+            Ok(found)
+        })
+        .await
+    }
+}
+
+/// What became of an acceptance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AcceptedDay {
+    Accepted,
+    /// It was accepted before, and is not booked yet.
+    Again,
+    /// No current bill holds the day.
+    NotHeld,
+    /// The reports are others by now than those that the bill was judged by.
+    OtherReports,
 }
 
 /// What one customer has of a billed day, and why.
@@ -113,8 +165,8 @@ fn as_text<S: serde::Serializer>(number: &u128, s: S) -> Result<S::Ok, S::Error>
     s.collect_str(number)
 }
 
-/// What a customer has of a booked day, by the reports that were read of it. None when they are
-/// others by now than those that the bill was divided by.
+/// What a customer has of a booked day, by the reports that were read of it. None when they or the
+/// rule are others by now than those that the bill was divided by.
 pub fn share_of(booked: &BookedShare, rule: &BucketRule, reports: &Reports, customer: &str) -> Option<CustomerShare> {
     let report = reports.of(&booked.bucket, booked.measure.source(), booked.day)?;
     if report.digest != booked.digest {
@@ -127,6 +179,11 @@ pub fn share_of(booked: &BookedShare, rule: &BucketRule, reports: &Reports, cust
         ShareState::Apportioned => apportion::shares(booked.billed, weights, divisor, rule.remainder),
         _ => vec![],
     };
+    let apportioned: Quantity = shares.iter().filter(|(name, _)| !name.is_empty()).map(|(_, share)| *share).sum();
+    // another rule than the one of the booked version
+    if apportioned != booked.apportioned {
+        return None;
+    }
     Some(CustomerShare {
         customer: customer.to_owned(),
         weight: own.iter().map(|(_, weight)| weight).sum(),

@@ -5,6 +5,7 @@
 //! becomes an entry. That one path serves a first delivery, a grown month, a restatement, a version
 //! that was applied before, and a change of the rules.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 
 use crate::store::connection::params;
@@ -162,6 +163,16 @@ impl Cells {
         }
         *self = Self { customers, meters, cells };
         Ok(())
+    }
+
+    /// These cells but for some days of meters.
+    pub fn without(&self, days: &HashSet<(&str, Day)>) -> Cow<'_, Self> {
+        if days.is_empty() {
+            return Cow::Borrowed(self);
+        }
+        let is_left = |cell: &&Cell| !days.contains(&(self.meters[index(cell.meter)].as_str(), cell.day));
+        let cells = self.cells.iter().filter(is_left).copied().collect();
+        Cow::Owned(Self { customers: self.customers.clone(), meters: self.meters.clone(), cells })
     }
 
     /// Sums by meter name.

@@ -43,7 +43,7 @@ const LINES_OF_A_BAD_ONE: u64 = 10;
 /// Other buckets that are named.
 const NAMED_BUCKETS: usize = 3;
 /// What the digest is of; another reading of the same lines needs another number.
-const READING: &str = "access_logs 1";
+const READING: &str = "access_logs 2";
 
 /// Read the days of a shared bucket whose access logs are complete and changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,6 +1,7 @@
 //! What the lines of a day add up to, by customer.
 //!
-//! `bytes_sent` is what `REST.GET.OBJECT` sent with status 200 or 206. Answers to other requests
+//! `bytes_sent` is what `REST.GET.OBJECT` sent with status 200 or 206 to other than private
+//! addresses, which AWS does not bill as traffic to the internet. Answers to other requests
 //! (lists, errors, the reading half of a copy) are bytes of nobody's download: they are not
 //! counted, and what AWS bills for them stays with the house.
 //!
@@ -17,6 +18,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 use super::line::{BadLogLine, LogLine};
@@ -306,10 +308,14 @@ impl Tally {
         };
         let tier = tier(line);
         let downloads = operation == b"REST.GET.OBJECT" && matches!(line.status, Some(200 | 206));
-        let bytes_sent = if downloads { line.bytes_sent.unwrap_or(0) } else { 0 };
+        let is_billed = downloads && !is_inside(line.remote_ip);
+        let bytes_sent = if is_billed { line.bytes_sent.unwrap_or(0) } else { 0 };
         if let Some(items) = &wanted.items {
-            let customer = known.iter().find(|(_, number)| **number == owner).map_or("", |(name, _)| name);
-            if customer == items.wanted.customer {
+            let is_wanted = match items.wanted.customer.as_str() {
+                "" => owner < FIRST_CUSTOMER,
+                customer => known.get(customer) == Some(&owner),
+            };
+            if is_wanted {
                 let amount = match items.wanted.measure {
                     Measure::BytesSent => bytes_sent.into(),
                     Measure::Requests1 => u128::from(tier == Tier::First),
@@ -353,6 +359,20 @@ fn decoded<'a>(line: &LogLine<'a>) -> Cow<'a, str> {
         Some(twice) => Cow::Owned(twice),
         None => once,
     }
+}
+
+/// Whether a request came from a private network: through an endpoint of a VPC, which is no traffic
+/// to the internet.
+fn is_inside(remote_ip: &[u8]) -> bool {
+    // others are more, and need no parsing
+    if !remote_ip.starts_with(b"10.") && !matches!(remote_ip, [b'1', b'7' | b'9', ..] | [b'f', ..]) {
+        return false;
+    }
+    let address = str::from_utf8(remote_ip).ok().and_then(|text| text.parse::<IpAddr>().ok());
+    address.is_some_and(|address| match address {
+        IpAddr::V4(address) => address.is_private(),
+        IpAddr::V6(address) => address.is_unique_local(),
+    })
 }
 
 /// The tier of a request. Operations are `REST.GET.OBJECT`, `WEBSITE.GET.OBJECT`, `SOAP.GetObject`,
@@ -451,5 +471,26 @@ mod tests {
         assert_eq!(customers.number("7").unwrap().1, 7 + FIRST_CUSTOMER);
         let error = customers.number("one more").unwrap_err().to_string();
         assert!(error.contains("`one more`") && error.contains("customer_pattern"), "{error}");
+    }
+
+    #[test]
+    fn private_addresses_are_inside() {
+        for (address, inside) in [
+            ("10.0.3.7", true),
+            ("172.16.0.1", true),
+            ("172.32.0.1", false),
+            ("192.168.1.1", true),
+            ("192.0.2.3", false),
+            ("1.2.3.4", false),
+            ("100.64.0.1", false),
+            ("fd00:ec2::1", true),
+            ("fe80::1", false),
+            ("2001:db8::1", false),
+            ("-", false),
+            ("10.", false),
+            ("", false),
+        ] {
+            assert_eq!(is_inside(address.as_bytes()), inside, "{address}");
+        }
     }
 }

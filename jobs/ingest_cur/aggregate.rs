@@ -259,6 +259,7 @@ impl UsageAggregator {
             day,
             amount: amount.scaled(),
             is_long: !amount.is_zero() && seen::is_long(batch, row, &self.intervals),
+            is_untagged: matches!(line.customer, Ok(0)),
             is_similar: matches!(line.customer, Ok(0)) && seen::has_similar_tag(batch, row),
         };
         let Some(measured) = self.needs_resource(line_group) else {

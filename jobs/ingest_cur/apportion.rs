@@ -1,12 +1,12 @@
 //! Usage of shared buckets → usage of customers, by S3's own reports.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use jiff::Timestamp;
 
 use super::aggregate::{Totals, UsageTooLarge};
 use books::shared_bucket::reports::Reports;
-use books::shared_bucket::shares::{SharedDay, divide};
+use books::shared_bucket::shares::{ShareState, SharedDay, divide};
 use books::units::calendar::Day;
 use books::units::quantity::{Quantity, Rounding};
 use books::usage::ledger::{Cell, Cells, SharedCells, UNATTRIBUTED};
@@ -25,6 +25,12 @@ pub(super) fn shared_cells(days: &[SharedDay]) -> SharedCells<'_> {
         cells.extend(customers.map(|customer| (customer, day.meter.as_str(), day.day)));
     }
     cells
+}
+
+/// Meters and days with a held amount.
+pub(super) fn held_cells(days: &[SharedDay]) -> HashSet<(&str, Day)> {
+    let held = days.iter().filter(|shared| shared.state == ShareState::Held);
+    held.map(|shared| (shared.day.meter.as_str(), shared.day.day)).collect()
 }
 
 impl Totals {

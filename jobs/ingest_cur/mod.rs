@@ -39,7 +39,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use self::aggregate::Totals;
-use self::apportion::shared_cells;
+use self::apportion::{held_cells, shared_cells};
 use self::delivery::{
     Delivery, Now, Reading, already_booked, check_account, find_export, read_version, replaces_the_future,
 };
@@ -220,7 +220,10 @@ impl Run<'_> {
         let policy = &context.read_settings.hold;
         let booked = self.booked_usage(&totals.observed).await?;
         let difference = adjustments(&totals.observed, &booked, &shared_cells(&shared.days))?;
-        report.restatements = guard::restatements(&totals.observed, &booked, policy);
+        // a held day is said by itself, and what customers had of it is no loss by accident
+        let held = held_cells(&shared.days);
+        let (kept, known) = (totals.observed.without(&held), booked.without(&held));
+        report.restatements = guard::restatements(&kept, &known, policy);
         let (month, delivered_at) = (job.month, delivery.manifest.delivered_at);
         if let Some(current) = &self.booked.current {
             let delivered = growth::Delivered { booked: current.delivered_by(), now: delivered_at };

@@ -172,7 +172,8 @@ impl Shared {
         group: usize,
         waiting: Vec<WaitingLine>,
     ) -> Result<u64, ReadError> {
-        let _memory = self.budget.group_memory(parquet.resource_bytes(group)).await?;
+        let lines = u64::try_from(size_of::<WaitingLine>() * waiting.len()).unwrap_or(u64::MAX);
+        let _memory = self.budget.group_memory(parquet.resource_bytes(group).saturating_add(lines)).await?;
         let fetched = parquet.fetch_resources(group).await?;
         let mut aggregator = self.take();
         let before = aggregator.counted_rows();

@@ -21,7 +21,9 @@ use crate::wiring::{self, Open};
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
+    /// The customer's id
     customer: String,
+    /// The meter, as usage names it
     meter: String,
     /// The day (UTC), as 2026-11-03
     day: Day,
@@ -41,6 +43,9 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         let why = format!("there is no meter `{}`; configured: {}", args.meter, names.join(", "));
         return Err(BadUsage(why).into());
     };
+    if args.day.end() > now {
+        return Err(BadUsage(format!("{} is not over", args.day)).into());
+    }
     let entries = books.entries(&args.customer, &args.meter, args.day).await?;
     let booked = books.booked_shares(args.day, args.day).await?;
     let booked: Vec<BookedShare> = booked.into_iter().filter(|share| share.meter == args.meter).collect();
@@ -69,6 +74,7 @@ async fn shares(
     let mut found = vec![];
     for share in booked {
         let rule = rules.iter().find(|rule| rule.bucket == share.bucket);
+        let remainder = rule.map(|rule| rule.remainder);
         let own = rule.and_then(|rule| share_of(&share, rule, &reports, &args.customer));
         let has_some = own.as_ref().is_some_and(|own| own.weight > 0);
         let read = if args.items > 0 && has_some { items(args, &share, &context, now).await } else { Ok(None) };
@@ -76,7 +82,7 @@ async fn shares(
             Ok(items) => (items, String::new()),
             Err(failure) => (None, format!("{:#}", failure.error())),
         };
-        found.push(ExplainedShare { booked: share, own, items, not_read });
+        found.push(ExplainedShare { booked: share, remainder, own, items, not_read });
     }
     Ok(found)
 }

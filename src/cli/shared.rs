@@ -2,7 +2,7 @@
 
 use books::measured::accrual::Accrues;
 use books::shared_bucket::shares::ShareState;
-use books::shared_bucket::stored::BookedShare;
+use books::shared_bucket::stored::{AcceptedDay, BookedShare};
 use books::shared_bucket::{DayCounts, Measure, ReportSource, StoredBucketDay, Weight};
 use books::store::audit_log::AuditEntry;
 use books::store::database::Database;
@@ -28,7 +28,7 @@ pub(crate) struct Args {
     /// Print as JSON, with every customer
     #[arg(long)]
     json: bool,
-    /// Accept a day that is held, because S3's reports account for too little of it. Its usage is
+    /// Accept a day that is held, because S3's reports are far from the bill. Its usage is
     /// then divided by them; the next ingest books it
     #[arg(long, value_name = "YYYY-MM-DD", requires = "bucket", conflicts_with_all = ["json", "days"])]
     accept: Option<Day>,
@@ -123,7 +123,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         if days.is_empty() && shares.is_empty() {
             let names: Vec<&str> = bucket.reports().map(|(source, _)| source.name()).collect();
             let what = names.join(" and ");
-            print::out(&format!("no day of it has been read yet: a worker reads {what} by its schedule"));
+            print::out(&format!("no day of these has been read; a worker reads {what} by its schedule"));
             continue;
         }
         tables::read_days(days);
@@ -143,10 +143,17 @@ async fn accept(books: &Database, bucket: &str, day: Day, reason: &str, now: Tim
     if reason.trim().is_empty() {
         return Err(BadUsage("--reason: say why; it is kept".into()).into());
     }
-    let held = books.booked_shares(day, day).await?;
-    let held = held.iter().filter(|share| share.bucket == bucket && share.state == ShareState::Held).count();
-    if held == 0 {
-        print::err(format!("{day} of {bucket} is not held; nothing was changed (meter shared {bucket} --days 14)"));
+    let shares = books.booked_shares(day, day).await?;
+    let states: Vec<ShareState> =
+        shares.iter().filter(|share| share.bucket == bucket).map(|share| share.state).collect();
+    if !states.contains(&ShareState::Held) {
+        let why = match states.first() {
+            None => "no booked bill has usage of it on that day",
+            Some(ShareState::Open) => "the bill does not settle the day yet",
+            Some(ShareState::NoReport) => "no report of the day was read",
+            Some(ShareState::Apportioned | ShareState::Held) => "the booked bill divides it",
+        };
+        print::err(format!("{day} of {bucket} is not held: {why}; nothing was changed"));
         return Ok(Exit::Failed);
     }
     let entry = AuditEntry {
@@ -155,8 +162,21 @@ async fn accept(books: &Database, bucket: &str, day: Day, reason: &str, now: Tim
         target: format!("{bucket} {day}"),
         reason: reason.trim().to_owned(),
     };
-    books.accept_bucket_day(bucket, day, entry, now).await?;
     let month = day.month();
+    match books.accept_bucket_day(bucket, day, entry, now).await? {
+        AcceptedDay::Accepted => {}
+        AcceptedDay::Again => {
+            print::out(&format!("{day} of {bucket} was accepted already; `meter ingest --month {month}` books it"));
+            return Ok(Exit::Ok);
+        }
+        AcceptedDay::NotHeld | AcceptedDay::OtherReports => {
+            print::err(format!(
+                "S3's reports of {day} are others by now than those that the bill was judged by; nothing was changed: \
+                 run `meter ingest --month {month}` and look again"
+            ));
+            return Ok(Exit::Failed);
+        }
+    }
     print::out(&format!(
         "{day} of {bucket} is accepted as S3's reports are now; `meter ingest --month {month}` books it"
     ));

@@ -38,6 +38,9 @@ pub struct SharedBucketConfig {
     /// A day whose reports account for less than this part of the bill is held, in percent.
     #[serde(default = "default_floor")]
     pub floor_percent: u8,
+    /// A day whose reports account for more than this part of the bill is held, too, in percent.
+    #[serde(default = "default_ceiling")]
+    pub ceiling_percent: u16,
     /// A day whose reports account for more or less than the bill by more than this is a finding,
     /// in percent.
     #[serde(default = "default_band")]
@@ -70,6 +73,10 @@ fn default_quiet_hours() -> u16 {
 
 fn default_floor() -> u8 {
     50
+}
+
+fn default_ceiling() -> u16 {
+    150
 }
 
 fn default_band() -> u8 {
@@ -113,8 +120,8 @@ impl SharedBucketConfig {
 
     /// By what rule its usage is apportioned.
     pub(super) fn rule(&self, settle_hours: u16) -> BucketRule {
-        let (bucket, remainder, floor_percent) = (self.name.clone(), self.remainder, self.floor_percent);
-        BucketRule { bucket, remainder, floor_percent, settle_hours }
+        let Self { remainder, floor_percent, ceiling_percent, .. } = *self;
+        BucketRule { bucket: self.name.clone(), remainder, floor_percent, ceiling_percent, settle_hours }
     }
 
     /// The reports that are configured; the name of the source is the key of the section.
@@ -141,6 +148,9 @@ impl SharedBucketConfig {
             if percent > 100 {
                 faults.push((vec![key], "it is 0 to 100 percent".into()));
             }
+        }
+        if self.ceiling_percent < 100 {
+            faults.push((vec!["ceiling_percent"], "it is 100 percent or more".into()));
         }
         if self.quiet_hours > 240 {
             faults.push((vec!["quiet_hours"], "it is 0 to 240 hours".into()));

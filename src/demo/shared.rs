@@ -36,6 +36,7 @@ pub(super) fn config(folder: &Path) -> SharedBucketConfig {
         quiet_hours: 0,
         remainder: Remainder::House,
         floor_percent: 50,
+        ceiling_percent: 150,
         band_percent: 5,
         inventory: report(&format!("inventory/{BUCKET}/meter")),
         access_logs: report("access-logs"),
@@ -45,13 +46,13 @@ pub(super) fn config(folder: &Path) -> SharedBucketConfig {
 /// Reads the reports, as a worker does each hour.
 pub(super) async fn read(context: &Context, now: Timestamp) -> anyhow::Result<()> {
     let bucket = || BUCKET.to_owned();
-    for report in [
-        IngestInventory { bucket: bucket() }.run(context, now).await,
-        IngestAccessLogs { bucket: bucket() }.run(context, now).await,
+    for (job, report) in [
+        (IngestInventory::KIND, IngestInventory { bucket: bucket() }.run(context, now).await),
+        (IngestAccessLogs::KIND, IngestAccessLogs { bucket: bucket() }.run(context, now).await),
     ] {
         let report = report.map_err(|failure| anyhow!("{:#}", failure.error()))?;
         let (days, counted) = (report.days_read.len(), print::count(report.counted));
-        print::out(&format!("  {days} days read: {counted} objects or lines counted, {} of nobody", report.of_nobody));
+        print::out(&format!("  {job}: {days} days read, {counted} counted, {} of nobody", report.of_nobody));
     }
     Ok(())
 }

@@ -1,8 +1,9 @@
 //! Finds what needs attention. The limits are those of the alert rules in
 //! `dashboards/prometheus/rules`; the sections of the runbook have the names of the alerts.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
+use books::shared_bucket::stored::BookedShare;
 use books::units::calendar::Day;
 use books::usage::bill::NoteKind;
 use jiff::SignedDuration;
@@ -290,22 +291,32 @@ fn measured(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
 
 /// Days of shared buckets of which the reports account for too little, too much or nothing.
 fn shares(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
-    let mut by_bucket: BTreeMap<&str, BTreeMap<ShareFault, BTreeSet<Day>>> = BTreeMap::new();
+    let mut by_bucket: BTreeMap<&str, BTreeMap<ShareFault, BTreeMap<Day, &BookedShare>>> = BTreeMap::new();
     for share in &s.books.shares {
         let Some(fault) = s.share_fault(share) else { continue };
-        by_bucket.entry(&share.bucket).or_default().entry(fault).or_default().insert(share.day);
+        by_bucket.entry(&share.bucket).or_default().entry(fault).or_default().entry(share.day).or_insert(share);
     }
     for (bucket, faults) in by_bucket {
         let (mut said, mut held) = (vec![], None);
         for (fault, days) in &faults {
-            let newest = days.last().map_or(String::new(), Day::to_string);
+            let newest = days.keys().next_back().map_or(String::new(), Day::to_string);
             let of = several(days.len(), "day");
             said.push(match fault {
                 ShareFault::Held => {
-                    format!("too little of {of} (the newest {newest}), which {} held", verb(days.len(), "is", "are"))
+                    format!(
+                        "far too little or too much of {of} (the newest {newest}), which {} held",
+                        verb(days.len(), "is", "are")
+                    )
                 }
                 ShareFault::NoReport => format!("nothing of {of} (the newest {newest})"),
-                ShareFault::Outside => format!("too little or too much of {of} (the newest {newest})"),
+                ShareFault::Outside => {
+                    let newest = days.values().next_back().map_or(String::new(), |share| {
+                        let class = if share.class.is_empty() { String::new() } else { format!(" {}", share.class) };
+                        let percent = share.coverage().unwrap_or_default() / 100;
+                        format!("{}, {}{class}: {percent} %", share.day, share.meter)
+                    });
+                    format!("too little or too much of {of} (the newest {newest})")
+                }
             });
             if *fault == ShareFault::Held {
                 held = Some(newest);

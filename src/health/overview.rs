@@ -53,7 +53,7 @@ const REPORT_LATE: SignedDuration = SignedDuration::from_hours(72);
 /// What is wrong with a day of a shared bucket, the worst first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ShareFault {
-    /// The reports account for less than the floor, and nobody accepted that.
+    /// The reports are far from the bill, and nobody accepted that.
     Held,
     NoReport,
     /// They account for more or less than the bill by more than the band.
@@ -106,6 +106,10 @@ impl Overview {
     /// What is wrong with a day of a shared bucket; none for a day that is right, or that the bill
     /// does not settle yet.
     pub(crate) fn share_fault(&self, share: &BookedShare) -> Option<ShareFault> {
+        // usage of the month before, which a bill has late, finds no report
+        if share.day.month() != share.month {
+            return None;
+        }
         let band = i64::from(*self.share_bands.get(&share.bucket)?) * 100;
         match share.state {
             ShareState::Open => None,

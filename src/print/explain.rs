@@ -1,8 +1,8 @@
 //! A booked figure, and what it is made of.
 
-use books::shared_bucket::Measure;
 use books::shared_bucket::shares::ShareState;
 use books::shared_bucket::stored::{BookedShare, CustomerShare};
+use books::shared_bucket::{Measure, Remainder};
 use books::units::calendar::{Day, instant};
 use books::units::quantity::Quantity;
 use books::usage::entries::BookedEntry;
@@ -29,6 +29,8 @@ pub(crate) struct Explained {
 pub(crate) struct ExplainedShare {
     #[serde(flatten)]
     pub(crate) booked: BookedShare,
+    /// The rule of the configuration; null for a bucket that it does not name any more.
+    pub(crate) remainder: Option<Remainder>,
     /// Null when the reports are others by now, or there are none.
     pub(crate) own: Option<CustomerShare>,
     /// Null when none were asked for, or the reports are gone.
@@ -40,16 +42,16 @@ pub(crate) struct ExplainedShare {
 pub(crate) fn show(explained: &Explained) {
     let Explained { customer, meter, unit, day, entries, shares } = explained;
     let booked: Quantity = entries.iter().map(|entry| entry.quantity).sum();
-    out(&format!("{customer}, {meter} on {day}: {} {unit} booked", quantity(booked)));
+    out(&format!("{customer}\n{meter} on {day}: {} {unit} booked", quantity(booked)));
     if !entries.is_empty() {
         out("");
         let rows = entries.iter().map(|entry| {
             let version: String = entry.version.chars().take(8).collect();
             let at = entry.booked_at.strftime("%Y-%m-%d %H:%M").to_string();
-            let bill = format!("version {version} of {} {}", entry.payer, entry.month);
+            let bill = format!("{version} of {}", entry.month);
             vec![at, entry.kind.clone(), change(entry.quantity), bill]
         });
-        table(&["booked (UTC)", "kind", ">quantity", "bill"], rows.collect());
+        table(&["booked (UTC)", "kind", ">quantity", "version of the bill"], rows.collect());
     }
     for share in shares {
         out("");
@@ -57,7 +59,8 @@ pub(crate) fn show(explained: &Explained) {
     }
 }
 
-fn of_bucket(explained: &Explained, ExplainedShare { booked, own, items, not_read }: &ExplainedShare) {
+fn of_bucket(explained: &Explained, share: &ExplainedShare) {
+    let ExplainedShare { booked, remainder, own, items, not_read } = share;
     let customer = &explained.customer;
     let class = if booked.class.is_empty() { String::new() } else { format!(", {}", booked.class) };
     out(&format!("shared bucket {}{class}", booked.bucket));
@@ -65,26 +68,40 @@ fn of_bucket(explained: &Explained, ExplainedShare { booked, own, items, not_rea
     let reported = match (booked.predicted, booked.coverage()) {
         (Some(predicted), Some(of)) => format!("{} ({}.{:02} %)", quantity(predicted), of / 100, of % 100),
         (Some(predicted), None) => quantity(predicted),
-        (None, _) => "nothing of this day was read yet".to_owned(),
+        (None, _) => "no report of this day was read".to_owned(),
     };
     out(&format!("  reported    {reported}"));
     let state = match booked.state {
         ShareState::Apportioned => format!("{} of it are customers'", quantity(booked.apportioned)),
         ShareState::Open => "open: the bill does not settle the day yet, so all stays without a customer".to_owned(),
-        ShareState::NoReport => "all stays without a customer until S3 reports the day".to_owned(),
-        ShareState::Held => "held: S3's reports account for too little, so all stays without a customer".to_owned(),
+        ShareState::NoReport => "all stays without a customer until a report of the day is read".to_owned(),
+        ShareState::Held => "held: S3's reports are far from the bill, so all stays without a customer".to_owned(),
     };
     out(&format!("  divided     {state}"));
     let Some(own) = own else {
-        if booked.predicted.is_some() {
-            out("  S3's reports of the day are others by now; the next ingest divides by them");
+        if remainder.is_none() {
+            out("  [[shared_buckets]] does not name this bucket any more: the next ingest");
+            out("  takes its shares back");
+        } else if booked.predicted.is_some() {
+            out("  S3's reports of the day, or the rule, are others by now than those that the bill");
+            out("  was divided by; an ingest of its month divides it anew");
         }
         return;
     };
+    if own.weight == 0 {
+        return out(&format!("  share       0: the reports have nothing of {customer}"));
+    }
     let unit = unit_of(booked.measure);
-    out(&format!("  weight      {} of {} {unit} are {customer}'s", own.weight, own.all_weights));
-    out(&format!("  makes       {} in the bill's unit, rounded down", quantity(own.predicted)));
-    out(&format!("  share       {}", quantity(own.share)));
+    out(&format!("  weight      {} of {} {unit}", own.weight, own.all_weights));
+    out(&format!("  is worth    {}", quantity(own.predicted)));
+    let why = match (booked.state, remainder) {
+        (ShareState::Apportioned, Some(Remainder::Spread)) => ": its part of the whole amount (remainder = spread)",
+        (ShareState::Apportioned, _) if booked.predicted > Some(booked.billed) => {
+            ": scaled down, because the reports have more than the bill"
+        }
+        _ => "",
+    };
+    out(&format!("  share       {}{why}", quantity(own.share)));
     if !not_read.is_empty() {
         out(&format!("  its {} cannot be read again: {not_read}", items_word(booked.measure)));
     }
@@ -118,13 +135,13 @@ fn unit_of(measure: Measure) -> &'static str {
     }
 }
 
-/// Characters of a key that are shown.
-const KEY: usize = 60;
+/// Characters of a key that are shown; its end tells keys of a customer apart.
+const KEY: usize = 32;
 
 fn shown(key: &str) -> String {
-    let mut shown: String = key.escape_debug().take(KEY).collect();
-    if key.escape_debug().nth(KEY).is_some() {
-        shown.push('…');
+    let text: Vec<char> = key.escape_debug().collect();
+    match text.len().checked_sub(KEY) {
+        None | Some(0) => text.into_iter().collect(),
+        Some(left_out) => std::iter::once('…').chain(text.into_iter().skip(left_out + 1)).collect(),
     }
-    shown
 }

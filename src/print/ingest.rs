@@ -115,13 +115,13 @@ fn shared_days(report: &IngestReport) {
         let states = [
             (ShareState::Open, "not settled by the bill"),
             (ShareState::NoReport, "without a report of S3"),
-            (ShareState::Held, "held, because the reports account for too little"),
+            (ShareState::Held, "held, because the reports are far from the bill"),
         ];
         let whole = states.map(|(state, words)| (of(state), words));
         let waiting = whole.iter().filter(|(days, _)| *days > 0);
         let waiting: Vec<String> = waiting.map(|(days, words)| format!("{} {words}", several(*days, "day"))).collect();
         let (apportioned, billed) = (quantity(apportioned), quantity(billed));
-        out(&format!("  shared bucket {bucket}: {apportioned} of {billed} {meter} are customers'"));
+        out(&format!("  shared bucket {bucket}, {meter}: customers have {apportioned} of {billed}"));
         if !waiting.is_empty() {
             out(&format!("    {}", waiting.join(", ")));
         }

@@ -1,14 +1,13 @@
 //! The days of shared buckets.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use books::measured::accrual::Accrues;
 use books::shared_bucket::shares::ShareState;
-use books::shared_bucket::stored::{BookedShare, coverage};
+use books::shared_bucket::stored::BookedShare;
 use books::shared_bucket::{Measure, ReportSource, StoredBucketDay};
 use books::units::calendar::Day;
-use books::units::quantity::Quantity;
 
 use super::{count, out, rounded, several, table};
 
@@ -77,12 +76,18 @@ pub(crate) fn read_days(days: &[StoredBucketDay]) {
             [found.files, found.counted, found.repeated, found.of_nobody, found.contradictions, found.bad_lines];
         [of.day.to_string(), source.to_owned()].into_iter().chain(counts.map(count)).collect()
     };
+    if days.is_empty() {
+        return;
+    }
     let titles = ["day", "from", ">files", ">counted", ">repeated", ">nobody", ">contradict", ">bad"];
     table(&titles, days.iter().map(row).collect());
 }
 
 /// Who has how much of each day: the largest first, then the others together, nobody, and all.
 pub(crate) fn customers(days: &[StoredBucketDay]) {
+    if days.is_empty() {
+        return;
+    }
     let mut by_day: BTreeMap<Day, Vec<&StoredBucketDay>> = BTreeMap::new();
     for stored in days {
         by_day.entry(stored.day.day).or_default().push(stored);
@@ -120,31 +125,23 @@ pub(crate) fn customers(days: &[StoredBucketDay]) {
 /// How the bill of each day is divided: what AWS billed, what the reports account for of it, and
 /// what customers have.
 pub(crate) fn booked(shares: &[BookedShare]) {
-    let mut days: BTreeMap<(Day, &str), Vec<&BookedShare>> = BTreeMap::new();
-    for share in shares {
-        days.entry((share.day, &share.meter)).or_default().push(share);
-    }
-    let row = |((day, meter), shares): ((Day, &str), Vec<&BookedShare>)| {
-        let billed: Quantity = shares.iter().map(|share| share.billed).sum();
-        let reported = shares.iter().all(|share| share.predicted.is_some());
-        let predicted: Quantity = shares.iter().filter_map(|share| share.predicted).sum();
-        let coverage = coverage(predicted, billed).filter(|_| reported);
-        let shown = coverage.map_or_else(|| "-".to_owned(), |of| format!("{}.{:02} %", of / 100, of % 100));
-        let states: BTreeSet<&str> = shares.iter().map(|share| state(share.state)).collect();
-        let apportioned = shares.iter().map(|share| share.apportioned).sum();
+    let row = |share: &BookedShare| {
+        let reported = share.coverage().map_or_else(|| "-".to_owned(), |of| format!("{}.{:02} %", of / 100, of % 100));
+        // the class alone names storage: the column has little room
+        let of = if share.class.is_empty() { &share.meter } else { &share.class };
         vec![
-            day.to_string(),
-            meter.to_owned(),
-            rounded(billed, DECIMALS),
-            shown,
-            rounded(apportioned, DECIMALS),
-            rounded(billed - apportioned, DECIMALS),
-            states.into_iter().collect::<Vec<_>>().join(", "),
+            share.day.to_string(),
+            of.clone(),
+            rounded(share.billed, DECIMALS),
+            reported,
+            rounded(share.apportioned, DECIMALS),
+            rounded(share.billed - share.apportioned, DECIMALS),
+            state(share.state).to_owned(),
         ]
     };
     out("");
-    let titles = ["billed day", "meter", ">billed", ">reported", ">customers'", ">nobody's", "state"];
-    table(&titles, days.into_iter().map(row).collect());
+    let titles = ["billed day", "class or meter", ">billed", ">reported", ">customers'", ">house's", "state"];
+    table(&titles, shares.iter().map(row).collect());
 }
 
 fn state(state: ShareState) -> &'static str {

@@ -19,7 +19,7 @@ fn the_demo_shows_the_books_and_their_proof() {
         "unblocked",
         "1 unconfirmed, 1 to be sent again",
         "none of them twice",
-        "are customers'",
+        "demo-uploads, storage_gb: customers have",
         "15. the proof",
     ]);
     assert_eq!(ran.out.matches("  ok ").count(), 10, "{}", ran.out);

@@ -39,7 +39,7 @@ pub(crate) fn files(below: &Path, ending: &str) -> Vec<PathBuf> {
 }
 
 /// Keys that a configuration has only when somebody says so.
-const OPTIONAL: [&str; 34] = [
+const OPTIONAL: [&str; 35] = [
     "database.rows_quota.read",
     "database.rows_quota.written",
     "tag_key",
@@ -61,6 +61,7 @@ const OPTIONAL: [&str; 34] = [
     "shared_buckets[].quiet_hours",
     "shared_buckets[].remainder",
     "shared_buckets[].floor_percent",
+    "shared_buckets[].ceiling_percent",
     "shared_buckets[].band_percent",
     "shared_buckets[].inventory.location",
     "shared_buckets[].inventory.region",

@@ -21,6 +21,8 @@ pub(super) struct CountedLine {
     pub(super) amount: i128,
     /// Whether it is about usage during more than a day.
     pub(super) is_long: bool,
+    /// Whether it has no tag of the customer at all, also none that cannot be used.
+    pub(super) is_untagged: bool,
     /// Whether it has no customer, and a tag similar to the customer's.
     pub(super) is_similar: bool,
 }
@@ -53,18 +55,25 @@ pub(crate) struct WaitingLine {
 pub(super) enum Resource<'a> {
     None,
     Bucket(&'a str),
-    /// A prefix, an access point or the like: its usage is that of a bucket as well.
+    /// A prefix or an access point: its usage is that of a bucket as well.
     Part,
 }
 
 /// Since November 2026 AWS can bill prefixes beside their bucket
 /// (<https://docs.aws.amazon.com/AmazonS3/latest/API/API_control_StorageLensCostAndUsageReportsPrefixLevel.html>).
 pub(super) fn resource(text: &str) -> Resource<'_> {
-    let arn = || text.strip_prefix("arn:")?.split_once(":s3:::").map(|(_, name)| name);
-    match arn().unwrap_or(text) {
-        "" => Resource::None,
-        name if name.contains(['/', ':']) => Resource::Part,
-        name => Resource::Bucket(name),
+    if text.is_empty() {
+        return Resource::None;
+    }
+    if !text.starts_with("arn:") {
+        return if text.contains('/') { Resource::Part } else { Resource::Bucket(text) };
+    }
+    match text.split_once(":s3:::") {
+        Some((_, name)) if name.contains('/') => Resource::Part,
+        Some((_, name)) => Resource::Bucket(name),
+        None if text.contains(":s3:") && text.contains(":accesspoint") => Resource::Part,
+        // something else has its own usage
+        None => Resource::Bucket(text),
     }
 }
 
@@ -95,6 +104,7 @@ mod tests {
             ("my-uploads/c/acme/", Resource::Part),
             ("arn:aws:s3:::my-uploads/c/", Resource::Part),
             ("arn:aws:s3:eu-central-1:111122223333:accesspoint/ap", Resource::Part),
+            ("arn:aws:s3express:x:1:bucket/fast", Resource::Bucket("arn:aws:s3express:x:1:bucket/fast")),
         ] {
             assert_eq!(resource(text), want, "{text}");
         }

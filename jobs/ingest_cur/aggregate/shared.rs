@@ -27,7 +27,7 @@ impl UsageAggregator {
     /// Sums a counted line.
     #[inline]
     pub(super) fn put(&mut self, line: CountedLine) {
-        let CountedLine { customer, meter, day, amount, is_long, is_similar } = line;
+        let CountedLine { customer, meter, day, amount, is_long, is_similar, .. } = line;
         self.counted_rows += 1;
         self.long_lines += u64::from(is_long);
         self.seen.similar_lines += u64::from(is_similar);
@@ -47,12 +47,12 @@ impl UsageAggregator {
         let is_shared = |bucket: &str| self.rules.shared_buckets.iter().any(|rule| rule.bucket == bucket);
         let customer = match resource(text) {
             Resource::Part => return Some(Mark::PartOfBucket),
-            Resource::Bucket(bucket) if line.customer == 0 && is_shared(bucket) => {
+            Resource::Bucket(bucket) if line.is_untagged && is_shared(bucket) => {
                 self.customers.intern(&pool_name(bucket, measured))
             }
             Resource::Bucket(_) => line.customer,
             Resource::None => {
-                self.seen.without_resource += u64::from(line.customer == 0);
+                self.seen.without_resource += u64::from(line.is_untagged);
                 line.customer
             }
         };

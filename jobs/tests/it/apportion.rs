@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, StringArray};
 use books::shared_bucket::shares::BucketRule;
+use books::shared_bucket::stored::AcceptedDay;
 use books::shared_bucket::{BucketDay, DayCounts, Measure, Remainder, ReportSource, Weight};
 use books::store::audit_log::AuditEntry;
 use books::units::calendar::Day;
@@ -70,8 +71,13 @@ struct World {
 impl World {
     async fn new(remainder: Remainder) -> Self {
         let mut rules = rules(TAG);
-        rules.shared_buckets =
-            vec![BucketRule { bucket: BUCKET.into(), remainder, floor_percent: 50, settle_hours: 24 }];
+        rules.shared_buckets = vec![BucketRule {
+            bucket: BUCKET.into(),
+            remainder,
+            floor_percent: 50,
+            ceiling_percent: 250,
+            settle_hours: 24,
+        }];
         let mut bill = IngestFixture::with(rules).await;
         bill.now = "2026-11-29T12:00:00Z".parse().unwrap();
         Self { bill }
@@ -279,17 +285,82 @@ async fn a_day_with_too_little_in_its_reports_is_held_for_a_person() {
         reason: "few files".into(),
     };
     let books = &world.bill.context.books;
-    let accepted = books.accept_bucket_day(BUCKET, october(1), entry.clone(), world.bill.now).await.unwrap();
-    assert_eq!(accepted, 1);
-    assert_eq!(books.accept_bucket_day(BUCKET, october(1), entry, world.bill.now).await.unwrap(), 0, "a repeat");
+    let accept =
+        async |entry: AuditEntry| books.accept_bucket_day(BUCKET, october(1), entry, world.bill.now).await.unwrap();
+    assert_eq!(accept(entry.clone()).await, AcceptedDay::Accepted);
+    assert_eq!(accept(entry.clone()).await, AcceptedDay::Again);
     world.book().await;
     assert_eq!(world.states().await[0], day("apportioned"));
     assert_eq!(world.booked().await[0], "alice storage_gb 01 10000000000 apportioned");
+    // so much more than the bill is as odd, but for crumbs
+    world.report(Measure::ByteSeconds, 2, &[("alice", 26 * tenth)]).await;
+    world.book().await;
+    assert_eq!(world.states().await[1], "2026-10-02 storage_gb held Some(26000)");
+    world.report(Measure::ByteSeconds, 2, &[("alice", 25 * tenth)]).await;
+    world.book().await;
+    assert_eq!(world.states().await[1], "2026-10-02 storage_gb apportioned Some(25000)");
     // other reports are not what was accepted
     world.report(Measure::ByteSeconds, 1, &[("alice", 3 * tenth)]).await;
     world.book().await;
     assert_eq!(world.states().await[0], "2026-10-01 storage_gb held Some(3000)");
     assert_eq!(world.booked().await[0], " storage_gb 01 10000000000 usage,adjustment");
+}
+
+/// Guards against: a day that becomes held puts the whole bill on hold, because customers lose what
+/// they had of it, and then nobody can accept the day.
+#[tokio::test]
+async fn a_day_that_becomes_held_does_not_hold_the_bill() {
+    let world = World::new(Remainder::House).await;
+    let month = GIGABYTE * DAY * 31;
+    for day in [1, 2] {
+        world.report(Measure::ByteSeconds, day, &[("alice", 10 * month)]).await;
+    }
+    world.deliver(1, Form::Parquet, &[storage(1, 10.0), storage(2, 10.0)]);
+    world.book().await;
+    world.deliver(2, Form::Parquet, &[storage(1, 25.0), storage(2, 10.0)]);
+    world.book().await;
+    let held = [" storage_gb 01 250000000000 usage", "alice storage_gb 02 100000000000 apportioned"];
+    let booked = world.booked().await;
+    assert_eq!((booked.len(), booked[1].as_str()), (2, held[1]), "{booked:?}");
+    assert!(booked[0].starts_with(" storage_gb 01 250000000000"), "{booked:?}");
+    // what customers lose on days that are not held still holds it
+    world.report(Measure::ByteSeconds, 2, &[("bob", 10 * month)]).await;
+    assert_eq!(world.bill.ingest().await.unwrap().outcome, IngestOutcome::OnHold);
+}
+
+/// Guards against: others paying for a line whose tag cannot be read.
+#[tokio::test]
+async fn a_line_with_an_unusable_tag_stays_without_a_customer() {
+    for form in [Form::Parquet, Form::Csv] {
+        let mut world = World::new(Remainder::Spread).await;
+        world.bill.context.read_settings.hold.accept_faulty_lines = true;
+        let mut faulty = storage(1, 0.5);
+        faulty.line.customer = " dave ".into();
+        world.deliver(1, form, &[storage(1, 1.0), faulty]);
+        world.report(Measure::ByteSeconds, 1, &[("alice", GIGABYTE * DAY * 31)]).await;
+        world.book().await;
+        let booked = [" storage_gb 01 5000000000 usage", "alice storage_gb 01 10000000000 apportioned"];
+        assert_eq!(world.booked().await, booked, "{form:?}");
+    }
+}
+
+#[tokio::test]
+async fn reports_that_nobody_has_judged_are_not_accepted() {
+    let world = World::new(Remainder::House).await;
+    let tenth = GIGABYTE * DAY * 31 / 10;
+    world.deliver(1, Form::Parquet, &[storage(1, 1.0)]);
+    world.report(Measure::ByteSeconds, 1, &[("alice", 4 * tenth)]).await;
+    let entry = || AuditEntry { actor: "a".into(), action: "b".into(), target: "c".into(), reason: "d".into() };
+    let accept = async || {
+        let books = &world.bill.context.books;
+        books.accept_bucket_day(BUCKET, october(1), entry(), world.bill.now).await.unwrap()
+    };
+    assert_eq!(accept().await, AcceptedDay::NotHeld, "nothing is booked yet");
+    world.book().await;
+    world.report(Measure::ByteSeconds, 1, &[("alice", tenth)]).await;
+    assert_eq!(accept().await, AcceptedDay::OtherReports);
+    world.book().await;
+    assert_eq!(accept().await, AcceptedDay::Accepted);
 }
 
 #[tokio::test]
@@ -364,7 +435,8 @@ fn owed(lines: &[Billed], reports: &[Report], remainder: Remainder) -> BTreeMap<
             let sum: i128 = weights.iter().map(|w| i128::from(*w)).sum();
             let one = i128::try_from(if storage { GIGABYTE * DAY * 31 } else { GIGABYTE }).unwrap();
             let predicted = sum * 10_000_000_000 / one;
-            let is_divided = report.is_some() && billed > 0 && sum > 0 && predicted * 2 >= billed;
+            let is_held = predicted * 2 < billed || predicted * 100 > billed * 250 && billed >= 100_000_000;
+            let is_divided = report.is_some() && billed > 0 && sum > 0 && !is_held;
             let mut rest = billed;
             let mut shares = vec![0_i128; weights.len()];
             if is_divided && remainder == Remainder::House && sum * 10_000_000_000 <= billed * one {

@@ -21,7 +21,13 @@ type Amounts = BTreeMap<(&'static str, String, String), i128>;
 async fn booked(shares: BucketShares, remainder: Remainder, (layout, kind): (Layout, FileKind)) -> Fixture {
     let mut world = Fixture::new(spec((2026, 10, 31), shares), USUAL).await;
     let mut rules = ingest_fixture::rules(TAG);
-    rules.shared_buckets = vec![BucketRule { bucket: BUCKET.into(), remainder, floor_percent: 50, settle_hours: 24 }];
+    rules.shared_buckets = vec![BucketRule {
+        bucket: BUCKET.into(),
+        remainder,
+        floor_percent: 50,
+        ceiling_percent: 1000,
+        settle_hours: 24,
+    }];
     world.books.context.read_settings = ingest_fixture::read_settings(rules);
     let folder = world.books.folder.path().join("bill");
     world.books.source(Arc::new(Folder::new(folder.clone())));
