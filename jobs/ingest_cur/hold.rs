@@ -59,8 +59,7 @@ impl HoldKind {
         match self {
             Self::UnknownLineType => "a line type that is new at AWS",
             Self::Restatement => {
-                "a cost allocation tag that was deactivated, an export that was changed, a restatement by AWS, or shared \
-                 buckets that are divided in another way than before (S3's reports, or [[shared_buckets]])"
+                "a cost allocation tag that was deactivated, an export that was changed, or a restatement by AWS"
             }
             Self::Growth => {
                 "another factor of the meter, an export that has each line twice, or a tag that AWS applied to past months"
