@@ -363,7 +363,7 @@ fn who_used_a_shared_bucket_is_shown_by_day() {
     let place = Workspace::with(CONFIG);
     place.run("migrate").ends(0);
     place.run("shared other").ends(2).says(&["there is no shared bucket `other`; there are: my-uploads"]);
-    let nothing = "no day of it has been read yet: a worker reads inventory and access_logs by its schedule";
+    let nothing = "no day of these has been read; a worker reads inventory and access_logs by its schedule";
     place.run("shared").ends(0).says(&["my-uploads, from 20", nothing]);
     fill(&place, 20);
     let said = place.run("shared my-uploads").ends(0).says(&[
