@@ -12,7 +12,7 @@ use crate::store::audit_log::{self, AuditEntry};
 use crate::store::connection::{Connection, params};
 use crate::store::database::Database;
 use crate::store::error::BooksError;
-use crate::store::rows::first_row;
+use crate::store::rows::{first_row, json};
 use crate::units::calendar::{Day, Month};
 use crate::units::quantity::Quantity;
 
@@ -55,17 +55,24 @@ pub fn coverage(predicted: Quantity, billed: Quantity) -> Option<i64> {
     of.map(|share| i64::try_from(share.min(MOST)).unwrap_or(i64::MAX))
 }
 
-const SHARES: &str = "SELECT v.payer, v.month, v.version, s.bucket, s.meter, s.measure, s.class, s.day, s.state, s.billed, \
+/// Of the newest applied version of each payer and of each month of the JSON array ?1, which are
+/// seeks in an index: each snapshot of the metrics asks.
+const SHARES: &str = "WITH RECURSIVE payers (payer) AS (SELECT min(payer) FROM bill_versions \
+      UNION ALL SELECT (SELECT min(payer) FROM bill_versions WHERE payer > payers.payer) FROM payers WHERE payers.payer IS NOT NULL), \
+    newest (id) AS (SELECT (SELECT max(id) FROM bill_versions WHERE payer = p.payer AND month = m.value AND state = 'applied') \
+      FROM payers p CROSS JOIN json_each(?1) m WHERE p.payer IS NOT NULL) \
+    SELECT v.payer, v.month, v.version, s.bucket, s.meter, s.measure, s.class, s.day, s.state, s.billed, \
       s.predicted, s.apportioned, s.digest \
-    FROM bill_versions v JOIN bucket_shares s ON s.version_id = v.id \
-    WHERE v.month >= ?1 AND v.state = 'applied' AND s.day BETWEEN ?2 AND ?3 \
-    AND NOT EXISTS (SELECT 1 FROM bill_versions n WHERE n.supersedes = v.id) \
+    FROM newest n CROSS JOIN bill_versions v ON v.id = n.id CROSS JOIN bucket_shares s ON s.version_id = v.id \
+    WHERE s.day BETWEEN ?2 AND ?3 \
     ORDER BY s.bucket, s.day, s.meter, s.measure, s.class, v.payer, v.month";
 
 /// The billed days of shared buckets from `from` to `to`, both included, of all current versions;
 /// also beside other queries of the connection.
 pub async fn booked_shares(c: &Connection, from: Day, to: Day) -> Result<Vec<BookedShare>, BooksError> {
-    let values = params![from.month().to_string(), from.to_string(), to.to_string()];
+    // usage of the month before can be in a bill
+    let months: Vec<String> = Month::range(from.month(), to.month().next()).iter().map(Month::to_string).collect();
+    let values = params![json(&months)?, from.to_string(), to.to_string()];
     let mut rows = c.query(SHARES, values).await?;
     let wrong = |what: &str, text: &str| BooksError::Integrity(format!("bucket_shares.{what} is `{text}`"));
     let amount = |text: String| text.parse::<Quantity>().map_err(|_| wrong("billed", &text));
