@@ -150,6 +150,11 @@ pub(crate) fn change(q: Quantity) -> String {
     if q > Quantity::ZERO { format!("+{}", quantity(q)) } else { quantity(q) }
 }
 
+/// A share in 10⁻⁴, in percent: `99.63 %`.
+pub(crate) fn percent(of: i64) -> String {
+    format!("{}.{:02} %", of / 100, of % 100)
+}
+
 /// An amount of money; minor units, when the currency is unknown.
 pub(crate) fn money(minor: i64, currency: &str) -> String {
     match currency.parse::<Currency>() {

@@ -10,7 +10,7 @@ use crate::units::calendar::{Day, instant};
 
 /// Weights that are read at once: a row has at most about 1,100 bytes, and a server's answer at
 /// most 10 MB.
-const PAGE: usize = 6_000;
+pub(super) const PAGE: usize = 6_000;
 
 const DAYS: &str = "SELECT source, day, digest, files, counted, repeated, of_nobody, contradictions, bad_lines, read_at \
     FROM bucket_days WHERE bucket = ?1 AND day BETWEEN ?2 AND ?3 ORDER BY day, source";

@@ -4,17 +4,13 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
-use super::read::measured_weight;
+use super::read::{PAGE, measured_weight};
 use super::{CustomerWeight, Measure, ReportSource};
 use crate::store::connection::{Connection, params};
 use crate::store::database::Database;
 use crate::store::error::BooksError;
 use crate::store::rows::json;
 use crate::units::calendar::{Day, Month};
-
-/// Weights that are read at once: a row has at most about 1,100 bytes, and a server's answer at
-/// most 10 MB.
-const PAGE: usize = 6_000;
 
 /// The reports of a day, from one source.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use jobs::shared_bucket::items::FoundItems;
 use serde::Serialize;
 
 use super::{out, table};
-use crate::format::{change, quantity};
+use crate::format::{change, percent, quantity};
 
 /// A figure of the books, and what it is made of.
 #[derive(Debug, Serialize)]
@@ -66,7 +66,7 @@ fn of_bucket(explained: &Explained, share: &ExplainedShare) {
     out(&format!("shared bucket {}{class}", booked.bucket));
     out(&format!("  billed      {}, without a customer", quantity(booked.billed)));
     let reported = match (booked.predicted, booked.coverage()) {
-        (Some(predicted), Some(of)) => format!("{} ({}.{:02} %)", quantity(predicted), of / 100, of % 100),
+        (Some(predicted), Some(of)) => format!("{} ({})", quantity(predicted), percent(of)),
         (Some(predicted), None) => quantity(predicted),
         (None, _) => "no report of this day was read".to_owned(),
     };

@@ -10,6 +10,7 @@ use books::shared_bucket::{Measure, ReportSource, StoredBucketDay};
 use books::units::calendar::Day;
 
 use super::{count, out, rounded, several, table};
+use crate::format::percent;
 
 /// Customers of a day that are shown.
 const NAMED: usize = 10;
@@ -126,7 +127,7 @@ pub(crate) fn customers(days: &[StoredBucketDay]) {
 /// what customers have.
 pub(crate) fn booked(shares: &[BookedShare]) {
     let row = |share: &BookedShare| {
-        let reported = share.coverage().map_or_else(|| "-".to_owned(), |of| format!("{}.{:02} %", of / 100, of % 100));
+        let reported = share.coverage().map_or_else(|| "-".to_owned(), percent);
         // the class alone names storage: the column has little room
         let of = if share.class.is_empty() { &share.meter } else { &share.class };
         vec![
