@@ -175,16 +175,32 @@ async fn data_that_is_no_inventory_is_named_by_file_and_place() {
     with_data(Form::Csv, &[lines.clone().into_bytes()], &["0.csv.gz", "cannot be unpacked"]).await;
     with_data(Form::Csv, &[vec![0xff; 4000]], &["0.csv.gz", "cannot be unpacked"]).await;
     let twice = StoredObject { size: Some(7), ..some().remove(3) };
-    let both = inventory.csv(&[some(), vec![twice.clone()]].concat());
+    let both = inventory.csv(&[some(), vec![twice]].concat());
     with_data(Form::Csv, &csv(both), &["line 13", "`c/ann/3` is listed twice", "two sizes"]).await;
-    // in whatever file the second one is
     let parquet = nightly(Form::Parquet, 21, &[]);
-    let files = [parquet.data(&some()).unwrap().1, parquet.data(&[twice]).unwrap().1];
-    with_data(Form::Parquet, &files, &["row group", "`c/ann/3` is listed twice"]).await;
     let without = |column| vec![parquet.clone().without(column).data(&some()).unwrap().1];
     with_data(Form::Parquet, &without("Size"), &["0.parquet", "no column size", "add it"]).await;
     with_data(Form::Parquet, &without("Key"), &["0.parquet", "no column key", "add it"]).await;
     with_data(Form::Parquet, &[lines.into_bytes()], &["0.parquet", "does not end as a Parquet file"]).await;
+}
+
+/// The files are read side by side, so that either one may be the second.
+#[tokio::test]
+async fn an_object_with_two_sizes_in_two_files_is_named() {
+    let world = InventoryFixture::new(Some(1)).await;
+    let inventory = nightly(Form::Parquet, 21, &some());
+    let twice = StoredObject { size: Some(7), ..some().remove(3) };
+    let [first, second] = [some(), vec![twice]].map(|objects| inventory.data(&objects).unwrap().1);
+    let files = [("0.parquet".into(), first), ("1.parquet".into(), second)];
+    let folder = inventory.write_files(&world.place(), &files).unwrap();
+    for _ in 0..2 {
+        let report = world.try_run().await.unwrap();
+        let [said] = &report.not_read[..] else { panic!("{:?}", report.not_read) };
+        assert!(said.contains(".parquet, row group 0: row "), "{said}");
+        assert!(said.contains("`c/ann/3` is listed twice"), "{said}");
+        assert!(report.days_read.is_empty() && world.days().await.is_empty());
+    }
+    world.now_is_good(&folder).await;
 }
 
 /// Any byte of a Parquet file that is flipped is found, or is another value: nothing panics, and
