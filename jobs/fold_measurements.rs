@@ -62,7 +62,7 @@ async fn compare(context: &Context, now: Timestamp) -> Result<Vec<String>, Failu
     let payers = exports.values().map(|export| export.payer.clone()).collect();
     let settled = books.settled_days(payers, measuring.settle_after).await?;
     let meters = measuring.meters.iter().map(|of| (of.meter.clone(), of.accrues)).collect();
-    let found = books.accuracy(meters, settled.newest(now, JUDGED_DAYS), None).await?.meters;
+    let found = books.accuracy(meters, settled.newest(now, JUDGED_DAYS), settled.undivided(), None).await?.meters;
     books.keep_accuracy(&found, now).await?;
     let differing: Vec<String> =
         found.into_iter().filter(MeterAccuracy::has_finding).map(|accuracy| accuracy.meter).collect();

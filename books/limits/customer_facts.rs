@@ -22,7 +22,7 @@ const SQL: &str = concat!(
     "WITH c (id, status, plan, subscription, starts_at, ends_at, first_day, last_day, planned_last_day, month_days) AS (\n",
     include_str!("../customers/customer_facts.sql"),
     "),\n watched (meter) AS MATERIALIZED (SELECT value FROM json_each(?4)),\n \
-     open (day, start) AS MATERIALIZED (SELECT value, unixepoch(value) FROM json_each(?5))\n",
+     open (day, start, meter) AS MATERIALIZED (SELECT value ->> 'day', unixepoch(value ->> 'day'), value ->> 'meter' FROM json_each(?5))\n",
     include_str!("customer_facts.sql"),
     "FROM (",
     weights_by_day!(),
@@ -186,7 +186,7 @@ pub async fn read(
     let newest = "SELECT (SELECT coalesce(max(version_id), 0) FROM bookings), \
                          (SELECT coalesce(max(seq), 0) FROM entitlement_changes)";
     let watched: Vec<&String> = open.meters.keys().collect();
-    let lists = [rows::json(meters)?, rows::json(&watched)?, rows::json(&open.days)?];
+    let lists = [rows::json(meters)?, rows::json(&watched)?, open.to_json()?];
     let of = [Value::Text(rows::json(ids)?), Value::Integer(now)].into_iter().chain(lists.map(Value::Text)).collect();
     let mut answers = c.batch(vec![(newest, vec![]), (SQL, of)]).await?.into_iter();
     let (mut newest, mut facts) = (answers.next().unwrap_or_default(), answers.next().unwrap_or_default());

@@ -3,6 +3,9 @@
 //!
 //! The web backend's statement (`docs/backend-contract.md`) computes the same from the same row.
 
+use std::collections::BTreeSet;
+
+use crate::measured::metered_day::MeteredDay;
 use crate::store::connection::{Connection, params};
 use jiff::{SignedDuration, Timestamp};
 
@@ -34,6 +37,8 @@ pub struct LastRun {
     pub as_of: Option<Timestamp>,
     /// Days that no bill had settled.
     pub open_days: Vec<Day>,
+    /// Settled days on which what is measured counts.
+    pub undivided_days: BTreeSet<MeteredDay>,
     /// A digest of the plans and of the configuration.
     pub inputs: String,
     /// The newest run that looked at every customer.
@@ -73,13 +78,13 @@ pub(super) fn with_newest_bill(e: Entitlement, last: Option<&LastRun>) -> Entitl
     Entitlement { as_of: last.as_of, freshness, ..e }
 }
 
-const COLUMNS: &str =
-    "enforced_at, stale_after, on_stale, notifies, thresholds, restored, as_of, open_days, inputs, swept_at, missed";
+const COLUMNS: &str = "enforced_at, stale_after, on_stale, notifies, thresholds, restored, as_of, open_days, inputs, swept_at, missed, \
+     undivided_days";
 
 /// As [`Database::last_enforcement`].
 pub async fn read(c: &Connection) -> Result<Option<LastRun>, BooksError> {
     let Some(row) = first_row(c, &format!("SELECT {COLUMNS} FROM enforcement"), ()).await? else { return Ok(None) };
-    let (thresholds, open_days): (String, String) = (row.get(4)?, row.get(7)?);
+    let (thresholds, open_days, undivided): (String, String, String) = (row.get(4)?, row.get(7)?, row.get(11)?);
     let wrong = |what: &str, of: &str, e| BooksError::Integrity(format!("enforcement.{what} {of}: {e}"));
     Ok(Some(LastRun {
         enforced_at: instant(row.get(0)?),
@@ -90,6 +95,7 @@ pub async fn read(c: &Connection) -> Result<Option<LastRun>, BooksError> {
         restored: row.get(5)?,
         as_of: row.get::<Option<i64>>(6)?.map(instant),
         open_days: serde_json::from_str(&open_days).map_err(|e| wrong("open_days", &open_days, e))?,
+        undivided_days: serde_json::from_str(&undivided).map_err(|e| wrong("undivided_days", &undivided, e))?,
         inputs: row.get(8)?,
         swept_at: instant(row.get(9)?),
         missed: row.get(10)?,
@@ -119,7 +125,7 @@ impl Database {
         let set: Vec<String> = COLUMNS.split(", ").map(|name| format!("{name} = excluded.{name}")).collect();
         // a time that is further ahead than clocks differ was made by a clock that was wrong
         let sql = format!(
-            "INSERT INTO enforcement (id, {COLUMNS}) VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) \
+            "INSERT INTO enforcement (id, {COLUMNS}) VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) \
              ON CONFLICT (id) DO UPDATE SET {} WHERE enforced_at <= excluded.enforced_at OR enforced_at > excluded.enforced_at + {}",
             set.join(", "),
             CLOCK_SKEW.as_secs()
@@ -135,7 +141,8 @@ impl Database {
             json(&run.open_days)?,
             run.inputs,
             run.swept_at.as_second(),
-            run.missed
+            run.missed,
+            json(&run.undivided_days)?
         ];
         self.with_connection(async move |c| c.execute(&sql, values).await.map(drop)).await
     }

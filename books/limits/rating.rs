@@ -76,6 +76,8 @@ pub struct Rated {
     pub reported: Quantity,
     /// What was used in advance of the days that are over; it is taken off the next grant.
     pub advance: Quantity,
+    /// What the plan includes in the period, as far as it can be used.
+    pub included: Quantity,
     /// The usage of the period up to which the last stretch is within the plan.
     pub included_until: Quantity,
     /// What the overage before the last stretch cost.
@@ -209,6 +211,7 @@ impl<'a> MeterRating<'a> {
             not_priced: zero,
             reported: zero,
             advance: zero,
+            included: zero,
             included_until: zero,
             cost_before: Cost::ZERO,
             billable_cost: Cost::ZERO,
@@ -251,7 +254,8 @@ impl<'a> MeterRating<'a> {
             self.granted += within;
             self.earned += for_days(stretch.stretch.days());
         }
-        self.rated.included_until = self.rated.within + self.beyond + left;
+        self.rated.included = self.rated.within + left;
+        self.rated.included_until = self.rated.included + self.beyond;
         self.rated.cost_before = self.rated.billable_cost.plus(self.rated.house_cost);
         self.rated.within += within;
         self.beyond += beyond;

@@ -3,16 +3,21 @@
 //! AWS goes on adding usage to a day for hours after its end. A day is *settled* when a bill came
 //! so long after it that nothing is expected to be missing; every other day is *open*. On a settled
 //! day the bill counts, whatever was measured. On an open one the larger of both does.
+//!
+//! A settled day of a shared bucket can be *undivided*: it has no report, or is held. The bill then
+//! says nothing of its customers, so the larger one counts there, too.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
 
 use crate::measured::accrual::Accrues;
+use crate::measured::metered_day::MeteredDay;
 use crate::store::connection::Connection;
 use crate::store::database::Database;
 use crate::store::error::BooksError;
-use crate::store::rows::delivered;
+use crate::store::rows::{delivered, json};
 use crate::units::calendar::{Day, Month};
 use crate::units::quantity::Quantity;
 
@@ -27,11 +32,16 @@ pub struct NewestBill {
     /// The newest day with counted usage.
     pub newest_day: Option<Day>,
     pub delivered_at: Timestamp,
+    /// Days of shared buckets that it does not divide, although it settles them.
+    pub undivided: Vec<MeteredDay>,
 }
 
 /// Reads the newest booked version of every payer and month.
 pub async fn newest_bills(c: &Connection) -> Result<Vec<NewestBill>, BooksError> {
-    let sql = "SELECT payer, month, newest_day, delivered_at FROM bill_versions v WHERE state = 'applied' \
+    let sql = "SELECT payer, month, newest_day, delivered_at, \
+                 (SELECT json_group_array(DISTINCT json_object('meter', meter, 'day', day)) FROM bucket_shares \
+                  WHERE version_id = v.id AND state IN ('no_report', 'held')) \
+               FROM bill_versions v WHERE state = 'applied' \
                AND NOT EXISTS (SELECT 1 FROM bill_versions n WHERE n.supersedes = v.id)";
     let (mut rows, mut found) = (c.query(sql, ()).await?, vec![]);
     let wrong = |e: &dyn std::fmt::Display| BooksError::Integrity(format!("bill_versions: {e}"));
@@ -42,6 +52,7 @@ pub async fn newest_bills(c: &Connection) -> Result<Vec<NewestBill>, BooksError>
             month: row.get::<String>(1)?.parse().map_err(|e| wrong(&e))?,
             newest_day: newest_day.map(|day| day.parse()).transpose().map_err(|e| wrong(&e))?,
             delivered_at: delivered(&row.get::<String>(3)?)?,
+            undivided: serde_json::from_str(&row.get::<String>(4)?).map_err(|e| wrong(&e))?,
         });
     }
     Ok(found)
@@ -64,6 +75,7 @@ pub fn usage_through(bills: &[NewestBill]) -> BTreeMap<String, Timestamp> {
 pub struct SettledDays {
     /// By month: days that had ended by then are settled.
     ended_by: BTreeMap<Month, Timestamp>,
+    undivided: BTreeSet<MeteredDay>,
 }
 
 impl SettledDays {
@@ -71,8 +83,10 @@ impl SettledDays {
     /// its end, from each of the `payers`. Without payers no day is.
     pub fn new(payers: &BTreeSet<&str>, bills: &[NewestBill], settle: SignedDuration) -> Self {
         let mut by_month: BTreeMap<Month, BTreeMap<&str, Timestamp>> = BTreeMap::new();
+        let mut undivided = BTreeSet::new();
         for bill in bills.iter().filter(|bill| payers.contains(bill.payer.as_str())) {
             by_month.entry(bill.month).or_default().insert(&bill.payer, bill.delivered_at);
+            undivided.extend(bill.undivided.iter().cloned());
         }
         by_month.retain(|_, delivered| delivered.len() == payers.len());
         let ended_by = |delivered: BTreeMap<&str, Timestamp>| {
@@ -80,7 +94,12 @@ impl SettledDays {
             Some(oldest.checked_sub(settle).unwrap_or(Timestamp::MIN))
         };
         let ended_by = by_month.into_iter().filter_map(|(month, of)| Some((month, ended_by(of)?)));
-        Self { ended_by: ended_by.collect() }
+        Self { ended_by: ended_by.collect(), undivided }
+    }
+
+    /// The settled days that are undivided.
+    pub fn undivided(&self) -> BTreeSet<MeteredDay> {
+        self.undivided.iter().filter(|of| self.has(of.day)).cloned().collect()
     }
 
     /// Whether a day is settled.
@@ -129,6 +148,32 @@ pub struct OpenUsage {
     pub meters: BTreeMap<String, Accrues>,
     /// Open days, in order.
     pub days: Vec<Day>,
+    /// Settled days on which it counts all the same.
+    pub undivided: BTreeSet<MeteredDay>,
+}
+
+impl OpenUsage {
+    /// Measured usage of these meters, at `now`.
+    pub fn new(meters: BTreeMap<String, Accrues>, settled: &SettledDays, now: Timestamp) -> Self {
+        let (first, today) = open_window(now);
+        let mut undivided = settled.undivided();
+        undivided.retain(|of| (first..=today).contains(&of.day) && meters.contains_key(&of.meter));
+        Self { days: settled.open(now), meters, undivided }
+    }
+
+    /// The days as the table `open` of [`weights_by_day!`](crate::measured::by_day) has them.
+    pub fn to_json(&self) -> Result<String, BooksError> {
+        let of_all = self.days.iter().map(|day| OpenDayRow { meter: None, day: *day });
+        let of_one = self.undivided.iter().map(|of| OpenDayRow { meter: Some(&of.meter), day: of.day });
+        json(&of_all.chain(of_one).collect::<Vec<_>>())
+    }
+}
+
+/// An open day; of all meters without one.
+#[derive(Serialize)]
+struct OpenDayRow<'a> {
+    meter: Option<&'a str>,
+    day: Day,
 }
 
 impl Database {
@@ -163,6 +208,7 @@ mod tests {
             month: month.parse().unwrap(),
             newest_day: None,
             delivered_at: delivered_at.parse().unwrap(),
+            undivided: vec![],
         }
     }
 

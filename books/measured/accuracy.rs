@@ -11,13 +11,14 @@
 
 mod read;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
 pub use self::read::{Accuracy, kept_accuracy};
 use super::accrual::Accrues;
+use super::metered_day::MeteredDay;
 use crate::units::calendar::Day;
 use crate::units::quantity::{Quantity, UNIT, divide_half_even};
 
@@ -155,10 +156,12 @@ pub struct AccuracyCheck {
 }
 
 impl AccuracyCheck {
-    /// For meters that are measured since a day, on settled days in order.
-    pub fn new(meters: &BTreeMap<String, (Accrues, Day)>, days: &[Day]) -> Self {
+    /// For meters that are measured since a day, on settled days in order. Of undivided days the
+    /// bill says nothing by customer.
+    pub fn new(meters: &BTreeMap<String, (Accrues, Day)>, days: &[Day], undivided: &BTreeSet<MeteredDay>) -> Self {
         let compared = |(meter, (accrues, since)): (&String, &(Accrues, Day))| {
-            let days = days.iter().filter(|day| *day > since);
+            let is_divided = |day: Day| !undivided.contains(&MeteredDay { meter: meter.clone(), day });
+            let days = days.iter().filter(|day| *day > since && is_divided(**day));
             let accuracy = MeterAccuracy {
                 meter: meter.clone(),
                 since: *since,

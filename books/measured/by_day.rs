@@ -4,8 +4,9 @@
 //! by the database: a page of customers may have more measurements than an answer can hold.
 
 /// A SELECT of `meter`, `day`, `high` and `low` for the customer `c.id`, from `c.first_day` to
-/// `c.last_day`, before ?2. It needs the tables `watched (meter)` and `open (day, start)`. Levels
-/// times seconds can be larger than a cell, so they are summed in two parts, for [`weight`].
+/// `c.last_day`, before ?2. It needs the tables `watched (meter)` and `open (day, start, meter)`,
+/// in which a day without a meter is one of all meters. Levels times seconds can be larger than a
+/// cell, so they are summed in two parts, for [`weight`].
 macro_rules! weights_by_day {
     () => {
         concat!(
@@ -16,7 +17,7 @@ macro_rules! weights_by_day {
             $crate::measured::measurements::over_at!(),
             ") - max(o.start, m.started_at), m.started_at >= o.start AND m.started_at < min(o.start + 86400, ?2)) AS seconds \
                  FROM watched w CROSS JOIN measurements m ON m.customer = c.id AND m.meter = w.meter \
-                 CROSS JOIN open o ON o.day BETWEEN c.first_day AND c.last_day \
+                 CROSS JOIN open o ON o.day BETWEEN c.first_day AND c.last_day AND coalesce(o.meter, w.meter) = w.meter \
                  WHERE m.started_at < ?2 AND ",
             $crate::measured::measurements::over_at!(),
             " >= max((SELECT min(start) FROM open), unixepoch(c.first_day))) WHERE seconds > 0 \
@@ -24,10 +25,11 @@ macro_rules! weights_by_day {
                SELECT d.meter, d.day, d.units * 1000 + d.rest / 10000000, d.rest % 10000000 \
                FROM watched w CROSS JOIN measured_days d ON d.customer = c.id AND d.meter = w.meter \
                 AND d.day BETWEEN max(c.first_day, (SELECT min(day) FROM open)) AND c.last_day \
-               WHERE +d.day IN (SELECT day FROM open) \
+               WHERE +d.day IN (SELECT day FROM open WHERE meter IS NULL) \
+                OR (+d.day, d.meter) IN (SELECT day, meter FROM open WHERE meter IS NOT NULL) \
                UNION ALL \
                SELECT w.meter, date(?2, 'unixepoch'), 0, 0 FROM watched w \
-               WHERE date(?2, 'unixepoch') BETWEEN c.first_day AND c.last_day AND date(?2, 'unixepoch') IN (SELECT day FROM open) \
+               WHERE date(?2, 'unixepoch') BETWEEN c.first_day AND c.last_day AND date(?2, 'unixepoch') IN (SELECT day FROM open WHERE meter IS NULL) \
                 AND EXISTS (SELECT 1 FROM measurements m WHERE m.customer = c.id AND m.meter = w.meter)) \
              GROUP BY meter, day"
         )

@@ -13,4 +13,5 @@ pub mod accuracy;
 pub(crate) mod by_day;
 pub mod folding;
 pub mod measurements;
+pub mod metered_day;
 pub mod policy;

@@ -21,6 +21,7 @@ use books::limits::overage_billing::OverageBilling;
 use books::limits::plan::{Plan, Plans, TURN};
 use books::limits::rating::{Agreement, StretchUsage, rate};
 use books::limits::settled::{OpenUsage, SettledDays, newest_bills, open_window, usage_through};
+use books::measured::metered_day::MeteredDay;
 use books::store::error::BooksError;
 use books::store::rows;
 use books::units::calendar::{CLOCK_SKEW, instant};
@@ -95,10 +96,8 @@ impl RunInputs {
         let blocks = policy.on_stale == OnStale::BlockOverage;
         let measuring = &context.measuring;
         let settled = SettledDays::new(&payers, &bills, measuring.settle_after);
-        let open = OpenUsage {
-            meters: measuring.meters.iter().map(|m| (m.meter.clone(), m.accrues)).collect(),
-            days: settled.open(now),
-        };
+        let meters = measuring.meters.iter().map(|m| (m.meter.clone(), m.accrues)).collect();
+        let open = OpenUsage::new(meters, &settled, now);
         let metered: BTreeSet<String> = context.read_settings.rules.meters.iter().map(|m| m.name.clone()).collect();
         let in_plans = plans.iter().flat_map(|p| p.meters.keys()).filter(|m| *m != TURN).cloned();
         let current = plans.names().into_iter().filter_map(|name| plans.at(name, now.as_second()));
@@ -115,6 +114,7 @@ impl RunInputs {
             restored,
             as_of,
             open_days: open.days.clone(),
+            undivided_days: open.undivided.clone(),
             swept_at: last.as_ref().map_or(Timestamp::UNIX_EPOCH, |last| last.swept_at),
             missed: last.as_ref().map_or(0, |last| last.missed),
         };
@@ -161,12 +161,16 @@ fn since(last: &LastRun, run: &LastRun) -> SinceLast {
     let (oldest, _) = open_window(run.enforced_at);
     // a clock that was ahead has decided by usage that had not come yet
     let was_ahead = last.enforced_at.duration_since(run.enforced_at) > CLOCK_SKEW;
+    let counts = |of: &MeteredDay, run: &LastRun| run.open_days.contains(&of.day) || run.undivided_days.contains(of);
     if was_ahead
         || last.inputs != run.inputs
         || run.open_days.iter().any(|day| *day <= newest && !last.open_days.contains(day))
+        || run.undivided_days.iter().any(|of| of.day <= newest && !counts(of, last))
     {
         SinceLast::Inputs
-    } else if last.open_days.iter().any(|day| *day >= oldest && !run.open_days.contains(day)) {
+    } else if last.open_days.iter().any(|day| *day >= oldest && !run.open_days.contains(day))
+        || last.undivided_days.iter().any(|of| of.day >= oldest && !counts(of, run))
+    {
         SinceLast::SettledDays
     } else {
         SinceLast::Nothing

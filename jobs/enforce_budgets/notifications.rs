@@ -262,6 +262,8 @@ fn new_notification(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use jiff::{SignedDuration, Timestamp};
 
     use super::*;
@@ -276,6 +278,7 @@ mod tests {
             restored: restored.map(str::to_owned),
             as_of: None,
             open_days: vec![],
+            undivided_days: BTreeSet::new(),
             inputs: String::new(),
             swept_at: Timestamp::UNIX_EPOCH,
             missed: 0,

@@ -53,7 +53,8 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         Some(month) => settled.between(month.first_day(), month.last_day()),
         None => settled.newest(now, args.days.map_or(JUDGED_DAYS, usize::from)),
     };
-    let Accuracy { mut meters, of_customer } = books.accuracy(measured, days.clone(), args.customer.clone()).await?;
+    let Accuracy { mut meters, of_customer } =
+        books.accuracy(measured, days.clone(), settled.undivided(), args.customer.clone()).await?;
     if let Some(customer) = &args.customer {
         if of_customer.is_empty() {
             known_customer::require_or_usage(&books, customer).await?;

@@ -147,7 +147,8 @@ async fn a_comparison_reads_each_row_about_once_in_few_requests() {
             .into();
     let read = async || {
         server.reset_counts();
-        let found = books.accuracy(meters.clone(), days.clone(), None).await.unwrap().meters;
+        let found =
+            books.accuracy(meters.clone(), days.clone(), std::collections::BTreeSet::new(), None).await.unwrap().meters;
         let counts = server.counts();
         books.keep_accuracy(&found, Timestamp::now()).await.unwrap();
         (found.len(), counts.rows_read, counts.requests)

@@ -3,7 +3,7 @@
 //! The database sums; customers are read in pages, because an answer has at most 10 MB. Each row in
 //! `measurements` is read once, and of the other tables only the rows of the compared days.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -11,6 +11,7 @@ use serde::Deserialize;
 use super::{AccuracyCheck, MeterAccuracy, TwoWitnesses};
 use crate::measured::accrual::Accrues;
 use crate::measured::by_day::{weight, weights_by_day};
+use crate::measured::metered_day::MeteredDay;
 use crate::store::connection::{Connection, Value, params};
 use crate::store::database::Database;
 use crate::store::error::BooksError;
@@ -51,7 +52,7 @@ const PAGE: &str = concat!(
     " LIMIT ?3), \
      c (id, first_day, last_day) AS (SELECT id, ?6, ?7 FROM ids WHERE id IS NOT NULL), \
      watched (meter) AS MATERIALIZED (SELECT value FROM json_each(?4)), \
-     open (day, start) AS MATERIALIZED (SELECT value, unixepoch(value) FROM json_each(?5)) \
+     open (day, start, meter) AS MATERIALIZED (SELECT value, unixepoch(value), NULL FROM json_each(?5)) \
      SELECT c.id, (SELECT json_group_array(json_array(meter, day, high, low)) FROM (",
     weights_by_day!(),
     ")), (SELECT json_group_array(json_array(meter, day, units, rest)) FROM ( \
@@ -159,17 +160,18 @@ pub async fn kept_accuracy(c: &Connection) -> Result<Vec<MeterAccuracy>, BooksEr
 }
 
 impl Database {
-    /// Compares both witnesses on these settled days, which are in order; of all customers, and of
-    /// one. Without a measured meter no usage is read.
+    /// Compares both witnesses on these settled days, which are in order, but for undivided ones;
+    /// of all customers, and of one. Without a measured meter no usage is read.
     pub async fn accuracy(
         &self,
         meters: BTreeMap<String, Accrues>,
         days: Vec<Day>,
+        undivided: BTreeSet<MeteredDay>,
         customer: Option<String>,
     ) -> Result<Accuracy, BooksError> {
         self.with_connection(async move |c| {
             let meters = since(c, &meters).await?;
-            let mut check = AccuracyCheck::new(&meters, &days);
+            let mut check = AccuracyCheck::new(&meters, &days, &undivided);
             let mut of_customer = vec![];
             let earliest = meters.values().map(|(_, since)| *since).min();
             let days: Vec<Day> = days.into_iter().filter(|day| earliest.is_some_and(|since| *day > since)).collect();
@@ -197,7 +199,7 @@ impl Database {
                     let usage = usage(&meters, &row.get::<String>(1)?, &row.get::<String>(2)?)?;
                     check.add(&id, &usage);
                     if customer.as_ref() == Some(&id) && !usage.is_empty() {
-                        let mut own = AccuracyCheck::new(&meters, &days);
+                        let mut own = AccuracyCheck::new(&meters, &days, &undivided);
                         own.add(&id, &usage);
                         of_customer = own.finish();
                     }

@@ -27,7 +27,8 @@ type Case<'a> = (&'a str, Vec<(i64, i64)>);
 fn compare(customers: &[Case<'_>]) -> MeterAccuracy {
     let most = customers.iter().map(|(_, days)| days.len()).max().unwrap_or(0);
     let days: Vec<Day> = (0..=most).map(day).collect();
-    let mut check = AccuracyCheck::new(&[(METER.to_owned(), (Accrues::AttendeeMinutes, day(0)))].into(), &days);
+    let mut check =
+        AccuracyCheck::new(&[(METER.to_owned(), (Accrues::AttendeeMinutes, day(0)))].into(), &days, &BTreeSet::new());
     for (customer, days) in customers {
         let usage = days.iter().enumerate().map(|(n, (m, b))| ((METER.to_owned(), day(n + 1)), two(*m, *b)));
         check.add(customer, &usage.collect());
@@ -152,7 +153,7 @@ fn the_first_measured_day_and_those_before_are_not_compared() {
     let usage = |from: usize| days.iter().skip(from).map(|day| ((METER.to_owned(), *day), two(0, 100))).collect();
     let of = |since: usize| {
         let meters = [(METER.to_owned(), (Accrues::AttendeeMinutes, day(since)))].into();
-        let mut check = AccuracyCheck::new(&meters, &days);
+        let mut check = AccuracyCheck::new(&meters, &days, &BTreeSet::new());
         check.add("ann", &usage(0));
         let found = check.finish().remove(0);
         (found.days.len(), found.has_finding())
@@ -162,7 +163,7 @@ fn the_first_measured_day_and_those_before_are_not_compared() {
     assert_eq!(of(6), (2, false));
     assert_eq!(of(20), (0, false));
     // no meter is measured
-    let mut check = AccuracyCheck::new(&BTreeMap::new(), &days);
+    let mut check = AccuracyCheck::new(&BTreeMap::new(), &days, &BTreeSet::new());
     check.add("ann", &usage(0));
     assert_eq!(check.finish(), []);
 }

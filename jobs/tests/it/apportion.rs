@@ -16,14 +16,16 @@ use proptest::prelude::*;
 use testkit::ingest_fixture::{IngestFixture, Line, TAG, chime, columns, deliver, month, parquet_bytes, rules};
 use testkit::suite_database::cases;
 
+use crate::enforce::BudgetFixture;
+
 const BUCKET: &str = "my-uploads";
 /// Seconds in a day; a gigabyte that lies there all day is a 31st of a GB-month in October.
-const DAY: u128 = 86_400;
-const GIGABYTE: u128 = 1 << 30;
+pub(crate) const DAY: u128 = 86_400;
+pub(crate) const GIGABYTE: u128 = 1 << 30;
 
 /// A line of S3, and its resource.
 #[derive(Clone, Debug)]
-struct Billed {
+pub(crate) struct Billed {
     line: Line,
     resource: String,
 }
@@ -33,7 +35,7 @@ fn s3(usage_type: &str, resource: &str, day: i8, amount: f64) -> Billed {
     Billed { line, resource: resource.into() }
 }
 
-fn storage(day: i8, amount: f64) -> Billed {
+pub(crate) fn storage(day: i8, amount: f64) -> Billed {
     s3("EUC1-TimedStorage-ByteHrs", BUCKET, day, amount)
 }
 
@@ -42,7 +44,7 @@ fn sent(day: i8, amount: f64) -> Billed {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Form {
+pub(crate) enum Form {
     Parquet,
     Csv,
 }
@@ -64,12 +66,12 @@ fn csv(lines: &[Billed]) -> Vec<u8> {
     text.into_bytes()
 }
 
-struct World {
-    bill: IngestFixture,
+pub(crate) struct World {
+    pub(crate) bill: BudgetFixture,
 }
 
 impl World {
-    async fn new(remainder: Remainder) -> Self {
+    pub(crate) async fn new(remainder: Remainder) -> Self {
         let mut rules = rules(TAG);
         rules.shared_buckets = vec![BucketRule {
             bucket: BUCKET.into(),
@@ -80,10 +82,10 @@ impl World {
         }];
         let mut bill = IngestFixture::with(rules).await;
         bill.now = "2026-11-29T12:00:00Z".parse().unwrap();
-        Self { bill }
+        Self { bill: BudgetFixture::over(bill) }
     }
 
-    fn deliver(&self, number: u8, form: Form, lines: &[Billed]) {
+    pub(crate) fn deliver(&self, number: u8, form: Form, lines: &[Billed]) {
         let bytes = match form {
             Form::Csv => ("1.csv", csv(lines)),
             Form::Parquet => {
@@ -105,7 +107,7 @@ impl World {
     }
 
     /// Books what is new, and then finds nothing new.
-    async fn book(&self) -> IngestReport {
+    pub(crate) async fn book(&self) -> IngestReport {
         let report = self.ingest().await;
         assert_eq!(report.outcome, IngestOutcome::Applied, "{report:?}");
         let ledger = self.bill.ledger().await;
@@ -115,7 +117,7 @@ impl World {
     }
 
     /// Stores what the reports say of a day: customers with amounts.
-    async fn report(&self, measure: Measure, day: i8, weights: &[(&str, u128)]) {
+    pub(crate) async fn report(&self, measure: Measure, day: i8, weights: &[(&str, u128)]) {
         let class = if measure == Measure::ByteSeconds { "STANDARD" } else { "" };
         let weights = weights.iter().map(|(customer, amount)| Weight {
             measure,
@@ -152,7 +154,7 @@ impl World {
     }
 }
 
-fn october(day: i8) -> Day {
+pub(crate) fn october(day: i8) -> Day {
     format!("2026-10-{day:02}").parse().unwrap()
 }
 

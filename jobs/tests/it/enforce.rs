@@ -69,7 +69,11 @@ impl DerefMut for BudgetFixture {
 
 impl BudgetFixture {
     pub(crate) async fn new() -> Self {
-        Self(IngestFixture::new().await)
+        Self::over(IngestFixture::new().await)
+    }
+
+    pub(crate) fn over(bills: IngestFixture) -> Self {
+        Self(bills)
     }
 
     pub(crate) async fn apply(&self, plans: Vec<Plan>) -> Vec<Applied> {
