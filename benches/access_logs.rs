@@ -173,6 +173,7 @@ fn read(folder: &Path) {
         let bucket = SharedBucket {
             name: "files".into(),
             customers: rule,
+            uses_uploads: false,
             expire_days: None,
             inventory: None,
             access_logs: Some(ReportPlace {

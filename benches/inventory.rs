@@ -148,6 +148,7 @@ async fn context(place: &Path, file: &Path) -> Context {
     let bucket = SharedBucket {
         name: BUCKET.into(),
         customers: CustomerRule::new(Some(key_beginning("c/{customer}/").unwrap()), None),
+        uses_uploads: false,
         expire_days: None,
         inventory: Some(inventory),
         access_logs: None,

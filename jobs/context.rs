@@ -57,6 +57,8 @@ pub struct SharedBucket {
     /// As the bill names it.
     pub name: String,
     pub customers: CustomerRule,
+    /// What the web backend recorded of an upload names its customer, too.
+    pub uses_uploads: bool,
     /// Days of the lifecycle rule by which every object ends; none = objects live on.
     pub expire_days: Option<u16>,
     /// S3 Inventory: the folder of the configuration's id.

@@ -18,6 +18,7 @@ pub mod reports;
 pub mod shares;
 mod store;
 pub mod stored;
+pub mod uploads;
 
 pub use apportion::Remainder;
 

@@ -33,7 +33,7 @@ use self::sums::WantedLines;
 use crate::context::{Context, SharedBucket};
 use crate::job::{Failure, Job};
 use crate::shared_bucket::items::{FoundItems, ItemList, WantedItems};
-use crate::shared_bucket::{BucketReport, past_days};
+use crate::shared_bucket::{BucketReport, on_day, past_days, recorded};
 use crate::source::Object;
 use books::shared_bucket::{BucketDay, ReportSource};
 use books::units::calendar::Day;
@@ -92,6 +92,7 @@ async fn ingest(bucket: &SharedBucket, context: &Context, now: Timestamp) -> Res
     let (Some(from), Some(to)) = (days.first(), days.last()) else { return Ok(BucketReport::default()) };
     let places = Places::list(place, &bucket.name, *from, *to).await?;
     let stored = context.books.bucket_day_digests(&bucket.name, ReportSource::AccessLogs, *from).await?;
+    let recorded = recorded(context, bucket, *from, *to).await?;
     let mut report = BucketReport::default();
     describe_places(&places, &mut report);
     let settings = &context.read_settings;
@@ -106,6 +107,7 @@ async fn ingest(bucket: &SharedBucket, context: &Context, now: Timestamp) -> Res
             }
             DayFiles::Ready(files) => files,
         };
+        let bucket = &*on_day(bucket, &recorded, day);
         let digest = digest(bucket, &files);
         let known = stored.get(&day);
         if known == Some(&digest) {
@@ -166,6 +168,7 @@ pub async fn items(
     let place = bucket.access_logs.as_ref().ok_or_else(missing)?;
     let places = Places::list(place, &bucket.name, day, day).await?;
     let DayFiles::Ready(files) = places.of_day(day, Quiet { now, hours: 0 }) else { return Ok(None) };
+    let bucket = &*on_day(bucket, &recorded(context, bucket, day, day).await?, day);
     let items = Arc::new(ItemList::new(wanted));
     let (name, rule) = (bucket.name.clone(), bucket.customers.clone());
     let lines = WantedLines { bucket: name, day, rule, items: Some(Arc::clone(&items)) };
@@ -266,8 +269,8 @@ fn describe_day(day: Day, read: &DayRead, report: &mut BucketReport) {
     }
     if found.counted > 0 && found.counted == found.of_nobody {
         report.not_read.push(format!(
-            "{day}: none of {} lines names a customer; check the bucket's `customer_key`, `customer_pattern` and \
-             `customer_parameter`",
+            "{day}: none of {} lines names a customer; check the bucket's `customer_key`, `customer_pattern`, \
+             `customer_parameter` and `customer_uploads`",
             found.counted
         ));
     } else if read.sums.unusable > 0 {
@@ -278,7 +281,8 @@ fn describe_day(day: Day, read: &DayRead, report: &mut BucketReport) {
     }
     if found.contradictions > 0 {
         report.notes.push(format!(
-            "{day}: {} lines name one customer by their key and another by their parameter; they are nobody's",
+            "{day}: {} lines name one customer by their key, their parameter or their upload, and another by another \
+             of these; they are nobody's",
             found.contradictions
         ));
     }

@@ -24,6 +24,8 @@ pub(super) struct Life {
     pub(super) created: i64,
     /// The Inventory's own date of expiry.
     pub(super) expires: Option<i64>,
+    /// When the web backend deleted the object of the key.
+    pub(super) deleted: Option<i64>,
     pub(super) currency: Currency,
     /// When the Inventory began to list the bucket.
     pub(super) scanned_at: i64,
@@ -56,7 +58,14 @@ impl BilledDay {
     /// An object without a date and without a rule lives on: an Inventory that began after the day
     /// shows that it lived all day. One that began during the day shows it until then, and what
     /// comes after is shown by nothing.
+    ///
+    /// A deletion before the object was made is that of another object of the key.
     fn end_of(self, life: Life) -> i64 {
+        let undisturbed = self.end_without_deletion(life);
+        life.deleted.filter(|deleted| *deleted >= life.created).map_or(undisturbed, |deleted| undisturbed.min(deleted))
+    }
+
+    fn end_without_deletion(self, life: Life) -> i64 {
         let by_rule = |days: u16| midnight_from(life.created.saturating_add(i64::from(days) * DAY));
         let rule = self.expire_days.filter(|_| life.currency == Currency::Current);
         match life.expires.or_else(|| rule.map(by_rule)) {
@@ -86,7 +95,7 @@ mod tests {
 
     fn life(created: &str, expires: Option<&str>) -> Life {
         let scanned_at = at("2026-11-30T01:00:00Z");
-        Life { created: at(created), expires: expires.map(at), currency: Currency::Current, scanned_at }
+        Life { created: at(created), expires: expires.map(at), deleted: None, currency: Currency::Current, scanned_at }
     }
 
     fn seconds(day: &str, expire_days: Option<u16>, life: Life) -> u64 {
@@ -143,7 +152,8 @@ mod tests {
                 for scanned_at in [i64::MIN, 0, i64::MAX] {
                     for start in [i64::MIN, -DAY, 0, i64::MAX - 1] {
                         let day = BilledDay { start, expire_days: Some(u16::MAX) };
-                        let found = day.seconds_of(Life { created, expires, currency: Currency::Current, scanned_at });
+                        let life = Life { created, expires, deleted: expires, currency: Currency::Current, scanned_at };
+                        let found = day.seconds_of(life);
                         assert!(found <= 86_400, "{found}");
                     }
                 }
@@ -166,7 +176,8 @@ mod tests {
                 Some(end) => t < end,
                 None => t < life.scanned_at || life.scanned_at >= day.start + DAY,
             };
-            t >= life.created && ends_later
+            let is_deleted = life.deleted.is_some_and(|at| at >= life.created && at <= t);
+            t >= life.created && ends_later && !is_deleted
         };
         u64::try_from((day.start..day.start + DAY).filter(|t| is_billed(*t)).count()).unwrap()
     }
@@ -175,7 +186,8 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn seconds_are_those_that_a_watch_counts(
-            (created, expires) in (-3 * DAY..6 * DAY, prop::option::of(-3 * DAY..6 * DAY)),
+            (created, expires, deleted) in
+                (-3 * DAY..6 * DAY, prop::option::of(-3 * DAY..6 * DAY), prop::option::of(-3 * DAY..6 * DAY)),
             expire_days in prop::option::of(0_u16..4),
             scanned_at in -3 * DAY..6 * DAY,
             noncurrent in any::<bool>(),
@@ -183,14 +195,15 @@ mod tests {
         ) {
             let currency = if noncurrent { Currency::Noncurrent } else { Currency::Current };
             let day = BilledDay { start: day * DAY, expire_days };
-            let life = Life { created, expires, currency, scanned_at };
+            let life = Life { created, expires, deleted, currency, scanned_at };
             prop_assert_eq!(day.seconds_of(life), counted(day, life));
         }
 
         /// What the days have together is the whole interval.
         #[test]
         fn days_together_have_the_whole_life(created in 0_i64..20 * DAY, days in 0_u16..10) {
-            let life = Life { created, expires: None, currency: Currency::Current, scanned_at: 100 * DAY };
+            let scanned_at = 100 * DAY;
+            let life = Life { created, expires: None, deleted: None, currency: Currency::Current, scanned_at };
             let of = |day: i64| BilledDay { start: day * DAY, expire_days: Some(days) }.seconds_of(life);
             let whole: u64 = (0..40).map(of).sum();
             let lived = i64::try_from(whole).unwrap();

@@ -42,7 +42,8 @@ use crate::context::{Context, ReportPlace, SharedBucket};
 use crate::data_files::read_error::ReadError;
 use crate::job::{Failure, Job};
 use crate::shared_bucket::items::{FoundItems, ItemList, WantedItems};
-use crate::shared_bucket::{BucketReport, past_days};
+use crate::shared_bucket::{BucketReport, on_day, past_days, recorded};
+use books::shared_bucket::uploads::RecordedUpload;
 use books::shared_bucket::{BucketDay, ReportSource};
 use books::units::calendar::Day;
 
@@ -78,7 +79,8 @@ impl Job for IngestInventory {
         let stored = context.books.bucket_day_digests(&bucket.name, ReportSource::Inventory, first).await?;
         let inventories = find(Wanted { place, bucket: &bucket.name, now }, first).await?;
         let (inventories, broken) = (&inventories, vec![]);
-        let run = Run { context, bucket, place, inventories, stored, broken, now };
+        let recorded = recorded(context, bucket, first, days.last().copied().unwrap_or(first)).await?;
+        let run = Run { context, bucket, place, inventories, recorded, stored, broken, now };
         run.read(&days).await
     }
 }
@@ -95,6 +97,7 @@ pub async fn items(
     let (bucket, place) = find_bucket(context, bucket)?;
     let inventories = find(Wanted { place, bucket: &bucket.name, now }, day).await?;
     let Readiness::Ready(inventories) = inventories.of_day(day, now) else { return Ok(None) };
+    let bucket = &*on_day(bucket, &recorded(context, bucket, day, day).await?, day);
     let (items, digest) = (Arc::new(ItemList::new(wanted)), digest(bucket, &inventories));
     let (source, start, inventories) = (&place.source, start_of(day), &inventories);
     let to_read = DayToRead { source, bucket, start, inventories, digest, items: Some(Arc::clone(&items)) };
@@ -123,6 +126,8 @@ struct Run<'a> {
     bucket: &'a SharedBucket,
     place: &'a ReportPlace,
     inventories: &'a Inventories,
+    /// What the web backend recorded of the objects.
+    recorded: Vec<RecordedUpload>,
     /// The digests of days that the books have.
     stored: BTreeMap<Day, String>,
     /// Digests of the Inventories of which a file was found damaged.
@@ -167,11 +172,12 @@ impl Run<'_> {
         inventories: &[&Inventory],
         report: &mut BucketReport,
     ) -> Result<(), Failure> {
-        let digest = digest(self.bucket, inventories);
+        let bucket = &*on_day(self.bucket, &self.recorded, day);
+        let digest = digest(bucket, inventories);
         let text = hex(&digest);
         if let Some(stored) = self.stored.get(&day) {
             let may_lack_some = || self.inventories.may_lack_some(day, self.now);
-            if *stored == text || may_lack_some() && !was_read_from(stored, self.bucket, inventories) {
+            if *stored == text || may_lack_some() && !was_read_from(stored, bucket, inventories) {
                 return Ok(());
             }
         }
@@ -179,7 +185,7 @@ impl Run<'_> {
             return Ok(());
         }
         let (source, start) = (&self.place.source, start_of(day));
-        let to_read = DayToRead { source, bucket: self.bucket, start, inventories, digest, items: None };
+        let to_read = DayToRead { source, bucket, start, inventories, digest, items: None };
         let (found, weights) = match read_day(to_read, &self.context.read_settings.limits).await {
             Ok(read) => read,
             Err(Unreadable { error: ReadError::Source(error), .. }) => return Err(error.into()),
@@ -189,16 +195,24 @@ impl Run<'_> {
                 return Ok(());
             }
         };
-        let (bucket, source) = (self.bucket.name.clone(), ReportSource::Inventory);
+        let (bucket, source) = (bucket.name.clone(), ReportSource::Inventory);
         let read = BucketDay { bucket, source, day, digest: text, found, weights };
         if !self.context.books.store_bucket_day(read, self.now).await? {
             return Ok(());
         }
         report.days_read.push(day);
+        if found.contradictions > 0 {
+            report.notes.push(format!(
+                "{day}: {} objects name one customer by their key and another by their upload, or two customers \
+                 recorded them; they are nobody's",
+                found.contradictions
+            ));
+        }
         report.files += found.files;
         report.counted += found.counted;
         report.repeated += found.repeated;
         report.of_nobody += found.of_nobody;
+        report.contradictions += found.contradictions;
         report.bad_lines += found.bad_lines;
         Ok(())
     }

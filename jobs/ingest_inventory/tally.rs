@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::intervals::{BilledDay, Currency, Life};
 use super::seen::{SeenObjects, Sighting};
 use crate::listed::shown;
-use crate::shared_bucket::customer::CustomerRule;
+use crate::shared_bucket::customer::{CustomerRule, Owner};
 use crate::shared_bucket::items::{Item, ItemList};
 use books::shared_bucket::{DayCounts, Measure, Weight};
 
@@ -69,6 +69,11 @@ pub(super) struct Scan {
     pub(super) began_at: i64,
 }
 
+/// Whose a listed object is. A key that is no text names nobody.
+fn owner_of<'a>(customers: &'a CustomerRule, row: &ListedObject<'a>) -> Owner<'a> {
+    str::from_utf8(row.key).map_or(Owner::Nobody, |key| customers.of_key(key))
+}
+
 /// The sums of one thread.
 pub(super) struct Tally {
     objects: Arc<DayObjects>,
@@ -103,8 +108,14 @@ impl Tally {
             return Ok(());
         };
         let second = |ms: i64| ms.div_euclid(1000);
-        let (expires, scanned_at) = (row.expires.map(second), scan.began_at);
-        let seconds = self.objects.day.seconds_of(Life { created: second(created), expires, currency, scanned_at });
+        let life = Life {
+            created: second(created),
+            expires: row.expires.map(second),
+            deleted: self.objects.customers.deleted_at(row.key),
+            currency,
+            scanned_at: scan.began_at,
+        };
+        let seconds = self.objects.day.seconds_of(life);
         if seconds == 0 {
             return Ok(());
         }
@@ -141,14 +152,10 @@ impl Tally {
         self.identity.extend_from_slice(&created.to_le_bytes());
     }
 
-    fn owner<'k>(&self, row: &ListedObject<'k>) -> Option<&'k str> {
-        str::from_utf8(row.key).ok().and_then(|key| self.objects.customers.of_key(key))
-    }
-
     fn list(&self, row: &ListedObject<'_>, amount: u128, seconds: u64) {
         let Some(items) = &self.objects.items else { return };
         let wanted = &items.wanted;
-        if wanted.class != row.class || self.owner(row).unwrap_or_default() != wanted.customer {
+        if wanted.class != row.class || owner_of(&self.objects.customers, row).customer() != wanted.customer {
             return;
         }
         items.add(Item {
@@ -164,16 +171,18 @@ impl Tally {
 
     fn count(&mut self, row: &ListedObject<'_>, weight: u128) -> Result<(), String> {
         self.found.counted += 1;
-        let owner = self.owner(row);
-        if owner.is_none() {
-            self.found.of_nobody += 1;
-        }
-        let customer = owner.unwrap_or_default();
         let at = match self.classes.iter().position(|sum| sum.class == row.class) {
             Some(at) => at,
             None => self.new_class(row.class)?,
         };
+        let owner = owner_of(&self.objects.customers, row);
+        match owner {
+            Owner::Customer(_) => (),
+            Owner::Nobody | Owner::Unusable => self.found.of_nobody += 1,
+            Owner::Contradiction => self.found.contradictions += 1,
+        }
         let customers = &mut self.classes[at].customers;
+        let customer = owner.customer();
         if let Some(sum) = customers.get_mut(customer) {
             *sum += weight;
             return Ok(());

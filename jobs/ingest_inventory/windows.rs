@@ -226,6 +226,7 @@ mod tests {
         let bucket = SharedBucket {
             name: "files".into(),
             customers: CustomerRule::new(None, None),
+            uses_uploads: false,
             expire_days: Some(1),
             inventory: None,
             access_logs: None,

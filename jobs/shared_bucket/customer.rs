@@ -1,15 +1,18 @@
 //! Whose an object or a request in a shared bucket is.
 //!
-//! A customer is named by the object's key, by a parameter of the request, or by both. What names
-//! nobody, or two, or somebody in a form that is no id of a customer, is nobody's: a guess would be
-//! on somebody's invoice. Ids are compared byte by byte. Nothing is normalised, because S3 does
-//! not: `c/../x` is a key like any other.
+//! A customer is named by the object's key, by a parameter of the request, by what the web backend
+//! recorded of the upload, or by several of them. What names nobody, or two, or somebody in a form
+//! that is no id of a customer, is nobody's: a guess would be on somebody's invoice. Ids are
+//! compared byte by byte. Nothing is normalised, because S3 does not: `c/../x` is a key like any
+//! other.
 //!
 //! Regular expressions are those of the crate `regex`, which takes time linear in the key. What it
 //! makes of a pattern is limited, so that the factor stays small.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
+use super::uploads::{RecordedOwner, UploadsOfDay};
 use books::units::form::{CUSTOMER_ID, is_name};
 use regex::{Regex, RegexBuilder};
 
@@ -30,6 +33,8 @@ const PARAMETER_BYTES: usize = 64;
 pub struct CustomerRule {
     key: Option<KeyRule>,
     parameter: Option<String>,
+    /// What is recorded of the day that is read; none when it does not count.
+    uploads: Option<Arc<UploadsOfDay>>,
 }
 
 /// How keys name a customer: what [`key_beginning`] or [`key_pattern`] makes.
@@ -91,18 +96,45 @@ pub enum Owner<'a> {
     Unusable,
 }
 
+impl Owner<'_> {
+    /// The customer; empty for nobody.
+    pub fn customer(&self) -> &str {
+        match self {
+            Self::Customer(customer) => customer,
+            Self::Nobody | Self::Contradiction | Self::Unusable => "",
+        }
+    }
+
+    /// Who it is when another source says something, too.
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Unusable, _) | (_, Self::Unusable) => Self::Unusable,
+            (Self::Nobody, owner) | (owner, Self::Nobody) => owner,
+            (one, other) if one == other => one,
+            _ => Self::Contradiction,
+        }
+    }
+}
+
 impl CustomerRule {
     /// A rule of keys, and of a parameter that [`parameter_fault`] accepts.
     pub fn new(key: Option<KeyRule>, parameter: Option<String>) -> Self {
-        Self { key, parameter }
+        Self { key, parameter, uploads: None }
     }
 
-    /// The customer that an object's key names. The key is as S3 has it: not encoded.
-    pub fn of_key<'a>(&self, key: &'a str) -> Option<&'a str> {
-        match self.named_by_key(key) {
-            Owner::Customer(Cow::Borrowed(customer)) => Some(customer),
-            _ => None,
-        }
+    /// The same rule, by which recorded uploads name their customer, too.
+    pub fn with_uploads(self, uploads: Arc<UploadsOfDay>) -> Self {
+        Self { uploads: Some(uploads), ..self }
+    }
+
+    /// The customer that an object names. The key is as S3 has it: not encoded.
+    pub fn of_key<'a>(&'a self, key: &'a str) -> Owner<'a> {
+        self.named_by_key(key).and(self.recorded(key))
+    }
+
+    /// When an object was deleted before its lifecycle rule ended it, in seconds since 1970.
+    pub fn deleted_at(&self, key: &[u8]) -> Option<i64> {
+        self.uploads.as_ref()?.deleted_at(key)
     }
 
     /// The customer that a request names. The key is as S3 has it, not encoded; empty for a request
@@ -111,18 +143,21 @@ impl CustomerRule {
     /// How often a log has encoded a key depends on the operation: mostly twice, and once in
     /// `BATCH.DELETE.OBJECT` and `S3.EXPIRE.OBJECT`
     /// (<https://engineeringblog.yelp.com/2025/09/s3-server-access-logs-at-scale.html>).
-    pub fn of_request<'a>(&self, key: &'a str, uri: &'a str) -> Owner<'a> {
-        match (self.named_by_key(key), self.named_by_parameter(uri)) {
-            (Owner::Unusable, _) | (_, Owner::Unusable) => Owner::Unusable,
-            (Owner::Nobody, other) | (other, Owner::Nobody) => other,
-            (one, other) if one == other => one,
-            _ => Owner::Contradiction,
-        }
+    pub fn of_request<'a>(&'a self, key: &'a str, uri: &'a str) -> Owner<'a> {
+        self.named_by_key(key).and(self.named_by_parameter(uri)).and(self.recorded(key))
     }
 
     /// The rule as a text, for the digest of what is read by it.
     pub fn digest_text(&self) -> String {
         format!("{self:?}")
+    }
+
+    fn recorded(&self, key: &str) -> Owner<'_> {
+        match self.uploads.as_ref().map_or(RecordedOwner::Nobody, |uploads| uploads.owner(key)) {
+            RecordedOwner::Customer(customer) => Owner::Customer(Cow::Borrowed(customer)),
+            RecordedOwner::Nobody => Owner::Nobody,
+            RecordedOwner::Contradiction => Owner::Contradiction,
+        }
     }
 
     fn named_by_key<'a>(&self, key: &'a str) -> Owner<'a> {
@@ -151,12 +186,7 @@ impl CustomerRule {
                 Some(customer) => named(customer),
                 None => Owner::Unusable,
             };
-            found = match (found, owner) {
-                (Owner::Unusable, _) | (_, Owner::Unusable) => Owner::Unusable,
-                (Owner::Nobody, owner) => owner,
-                (found, owner) if found == owner => found,
-                _ => Owner::Contradiction,
-            };
+            found = found.and(owner);
         }
         found
     }

@@ -26,6 +26,9 @@ pub struct SharedBucketConfig {
     /// A parameter of requests that names the customer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub customer_parameter: Option<String>,
+    /// Whether what the web backend recorded of an upload names its customer, too.
+    #[serde(default)]
+    pub customer_uploads: bool,
     /// Days of the lifecycle rule that ends every object; left out: objects live on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expire_days: Option<u16>,
@@ -67,6 +70,9 @@ pub struct ReportConfig {
     pub endpoint: Option<String>,
 }
 
+/// Uploads that name customers are kept for so many days: ten are read, and reports are late.
+const UPLOAD_DAYS: u16 = 14;
+
 fn default_quiet_hours() -> u16 {
     6
 }
@@ -106,13 +112,14 @@ impl SharedBucketConfig {
         if let Some(why) = self.customer_parameter.as_deref().and_then(parameter_fault) {
             return Err(("customer_parameter", why));
         }
-        if key.is_none() && self.customer_parameter.is_none() {
+        if key.is_none() && self.customer_parameter.is_none() && !self.customer_uploads {
             let why = "nothing says which customer a file belongs to: set `customer_key`, such as `c/{customer}/`, \
-                       `customer_pattern` or `customer_parameter`";
+                       `customer_pattern`, `customer_parameter` or `customer_uploads`";
             return Err(("name", why.to_owned()));
         }
-        if key.is_none() && self.inventory.is_some() {
-            let why = "an inventory has keys and no requests: set `customer_key` or `customer_pattern`";
+        if key.is_none() && !self.customer_uploads && self.inventory.is_some() {
+            let why = "an inventory has keys and no requests: set `customer_key`, `customer_pattern` or \
+                       `customer_uploads`";
             return Err(("inventory", why.to_owned()));
         }
         Ok(CustomerRule::new(key, self.customer_parameter.clone()))
@@ -186,6 +193,14 @@ impl Config {
             };
             for (path, why) in bucket.faults() {
                 fault(&path, why);
+            }
+            if bucket.customer_uploads && self.measure.keep_days < UPLOAD_DAYS {
+                let keep = self.measure.keep_days;
+                let why = format!(
+                    "the last ten days are read, and measure.keep_days = {keep} forgets uploads before: it must be \
+                     {UPLOAD_DAYS} or more"
+                );
+                fault(&["customer_uploads"], why);
             }
             if let Some(other) = names.insert(&bucket.name, i) {
                 fault(&["name"], format!("shared_buckets[{other}] is the same bucket"));

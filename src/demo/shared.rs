@@ -28,6 +28,7 @@ pub(super) fn config(folder: &Path) -> SharedBucketConfig {
         Some(ReportConfig { location, region: None, endpoint: None })
     };
     SharedBucketConfig {
+        customer_uploads: false,
         name: BUCKET.into(),
         customer_key: Some("c/{customer}/".into()),
         customer_pattern: None,

@@ -108,8 +108,16 @@ pub async fn shared_buckets(config: &Config) -> anyhow::Result<BTreeMap<String, 
             }
         }
         let name = bucket.name.clone();
-        let (expire_days, quiet_hours) = (bucket.expire_days, bucket.quiet_hours);
-        found.insert(name.clone(), SharedBucket { name, customers, expire_days, inventory, access_logs, quiet_hours });
+        let bucket = SharedBucket {
+            name: name.clone(),
+            customers,
+            uses_uploads: bucket.customer_uploads,
+            expire_days: bucket.expire_days,
+            inventory,
+            access_logs,
+            quiet_hours: bucket.quiet_hours,
+        };
+        found.insert(name, bucket);
     }
     Ok(found)
 }

@@ -297,7 +297,9 @@ fn faults_of_the_configuration_are_named_with_their_lines() {
                   [shared_buckets.inventory]\nlocation = \"a\"\n\
                   [[shared_buckets]]\nname = \"three\"\ncustomer_parameter = \"x-cc\"\n\
                   [shared_buckets.inventory]\nlocation = \"a\"\n\
-                  [[shared_buckets]]\nname = \"four\"\n[shared_buckets.access_logs]\nlocation = \"a\"\n";
+                  [[shared_buckets]]\nname = \"four\"\n[shared_buckets.access_logs]\nlocation = \"a\"\n\
+                  [[shared_buckets]]\nname = \"five\"\ncustomer_uploads = true\n\
+                  [shared_buckets.inventory]\nlocation = \"a\"\n[measure]\nkeep_days = 13\n";
     Workspace::with(faults).run("config check").ends(2).says(&[
         "meter.toml:2: shared_buckets[0].name: it is the name of the bucket in the bill",
         "meter.toml:3: shared_buckets[0].customer_key: it must contain `{customer}` once, as in `c/{customer}/`",
@@ -312,6 +314,7 @@ fn faults_of_the_configuration_are_named_with_their_lines() {
         "meter.toml:17: shared_buckets[2].access_logs.location: it is empty",
         "meter.toml:20: shared_buckets[3].customer_parameter: S3 ignores only parameters that begin with `x-`",
         "meter.toml:26: shared_buckets[4].inventory: an inventory has keys and no requests",
+        "shared_buckets[6].customer_uploads: the last ten days are read, and measure.keep_days = 13 forgets uploads",
         "shared_buckets[5].name: nothing says which customer a file belongs to",
     ]);
     let unknown = "[[shared_buckets]]\nname = \"one\"\nlocation = \"a\"\n";

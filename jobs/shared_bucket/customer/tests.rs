@@ -11,6 +11,14 @@ fn customer(id: &str) -> Owner<'_> {
     Owner::Customer(id.into())
 }
 
+/// The customer that a key names; none also when what it names is no id.
+fn of_key<'a>(rule: &'a CustomerRule, key: &'a str) -> Option<&'a str> {
+    match rule.of_key(key) {
+        Owner::Customer(Cow::Borrowed(customer)) => Some(customer),
+        _ => None,
+    }
+}
+
 #[test]
 fn a_key_names_the_customer_at_the_place_of_its_beginning() {
     let long = format!("c/acme/{}", "ä".repeat(508));
@@ -61,7 +69,7 @@ fn a_key_names_the_customer_at_the_place_of_its_beginning() {
         ("c+(/{customer}/", "c+(/acme/x", Some("acme")),
     ];
     for (beginning, key, expected) in table {
-        assert_eq!(rule(beginning).of_key(key), *expected, "{beginning} {key:?}");
+        assert_eq!(of_key(&rule(beginning), key), *expected, "{beginning} {key:?}");
     }
 }
 
@@ -81,7 +89,7 @@ fn a_pattern_fits_the_whole_key() {
     ];
     for (pattern, key, expected) in table {
         let rule = CustomerRule::new(Some(key_pattern(pattern).unwrap()), None);
-        assert_eq!(rule.of_key(key), *expected, "{pattern} {key:?}");
+        assert_eq!(of_key(&rule, key), *expected, "{pattern} {key:?}");
     }
 }
 
@@ -149,7 +157,7 @@ fn a_rule_without_a_source_names_nobody_by_it() {
     let by_key = CustomerRule::new(Some(key_beginning("c/{customer}/").unwrap()), None);
     assert_eq!(by_key.of_request("f", "GET /f?x-cc=acme HTTP/1.1"), Owner::Nobody);
     let by_parameter = CustomerRule::new(None, Some("x-cc".into()));
-    assert_eq!(by_parameter.of_key("c/acme/x"), None);
+    assert_eq!(of_key(&by_parameter, "c/acme/x"), None);
     assert_eq!(by_parameter.of_request("c/globex/x", "GET /c/globex/x?x-cc=acme HTTP/1.1"), customer("acme"));
     assert_ne!(by_key.digest_text(), by_parameter.digest_text());
 }
@@ -208,7 +216,7 @@ fn a_pattern_takes_time_linear_in_the_key() {
     let rule = CustomerRule::new(Some(pattern), None);
     let key = "a".repeat(1024);
     for _ in 0..100 {
-        assert_eq!(rule.of_key(&key), None);
+        assert_eq!(of_key(&rule, &key), None);
     }
 }
 

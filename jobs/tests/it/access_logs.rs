@@ -27,18 +27,19 @@ fn day(text: &str) -> Day {
 }
 
 /// Books, and a bucket `files` with its logs in a folder.
-struct World {
-    books: IngestFixture,
+pub(crate) struct World {
+    pub(crate) books: IngestFixture,
     now: Timestamp,
 }
 
 impl World {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let mut books = IngestFixture::new().await;
         std::fs::create_dir(books.bucket().join("logs")).unwrap();
         let bucket = SharedBucket {
             name: "files".into(),
             customers: CustomerRule::new(Some(key_beginning("c/{customer}/").unwrap()), Some("x-cc".into())),
+            uses_uploads: false,
             expire_days: None,
             inventory: None,
             access_logs: Some(place(&books.bucket(), "logs/")),
@@ -48,7 +49,7 @@ impl World {
         Self { books, now: NOW.parse().unwrap() }
     }
 
-    fn change(&mut self, change: impl FnOnce(&mut SharedBucket)) {
+    pub(crate) fn change(&mut self, change: impl FnOnce(&mut SharedBucket)) {
         let buckets = Arc::make_mut(&mut self.books.context.shared_buckets);
         change(buckets.get_mut("files").unwrap());
     }
@@ -64,7 +65,7 @@ impl World {
     }
 
     /// Writes a file of the 18th, by event time.
-    fn write(&self, unique: &str, lines: &[String]) -> PathBuf {
+    pub(crate) fn write(&self, unique: &str, lines: &[String]) -> PathBuf {
         let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
         self.write_at(&of_18(unique), text.as_bytes(), "2026-11-19T02:00:00Z")
     }
@@ -74,7 +75,7 @@ impl World {
     }
 
     /// Runs, and once more: that changes nothing.
-    async fn read(&self) -> BucketReport {
+    pub(crate) async fn read(&self) -> BucketReport {
         let report = self.run().await.unwrap();
         let before = self.stored().await;
         let again = self.run().await.unwrap();
@@ -98,7 +99,7 @@ impl World {
         found
     }
 
-    async fn weights(&self) -> Vec<String> {
+    pub(crate) async fn weights(&self) -> Vec<String> {
         self.stored().await.into_iter().filter(|row| !row.contains("DayCounts")).collect()
     }
 
@@ -122,19 +123,19 @@ fn of_18(unique: &str) -> String {
 
 /// A line of `files` at noon of the 18th.
 #[derive(Clone, Debug)]
-struct Written {
+pub(crate) struct Written {
     bucket: &'static str,
     time: String,
     id: String,
     operation: &'static str,
-    key: String,
+    pub(crate) key: String,
     query: &'static str,
     status: &'static str,
     bytes: String,
 }
 
 /// A download of 100 bytes of a file of acme.
-fn get(id: &str) -> Written {
+pub(crate) fn get(id: &str) -> Written {
     Written {
         bucket: "files",
         time: "18/Nov/2026:12:00:00 +0000".into(),
@@ -148,7 +149,7 @@ fn get(id: &str) -> Written {
 }
 
 impl Written {
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let Self { bucket, time, id, operation, key, query, status, bytes } = self;
         format!(
             "79a59df9 {bucket} [{time}] 192.0.2.3 arn:aws:iam::111122223333:user/web {id} {operation} {key} \

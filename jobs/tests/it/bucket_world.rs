@@ -97,6 +97,7 @@ impl Fixture {
         let bucket = SharedBucket {
             name: BUCKET.into(),
             customers: CustomerRule::new(Some(key_beginning("c/{customer}/").unwrap()), Some("x-cc".into())),
+            uses_uploads: false,
             expire_days: Some(1),
             inventory: place("inventory"),
             access_logs: place("logs"),

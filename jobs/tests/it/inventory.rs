@@ -17,7 +17,7 @@ use proptest::prelude::*;
 use testkit::ingest_fixture::IngestFixture;
 use testkit::inventories::{BUCKET, FORMS, Form, NewInventory, StoredObject, inventory, object};
 
-const HOUR: u128 = 3600;
+pub(crate) const HOUR: u128 = 3600;
 const DAY: u128 = 24 * HOUR;
 
 /// Weights by day, class and customer.
@@ -38,6 +38,7 @@ impl InventoryFixture {
         let bucket = SharedBucket {
             name: BUCKET.into(),
             customers: rule("c/{customer}/"),
+            uses_uploads: false,
             expire_days,
             inventory: Some(inventory),
             access_logs: None,
@@ -100,7 +101,7 @@ impl InventoryFixture {
     }
 
     /// The weights of a day, as `customer amount`, of the class STANDARD.
-    async fn standard(&self, day: &str) -> Vec<(String, u128)> {
+    pub(crate) async fn standard(&self, day: &str) -> Vec<(String, u128)> {
         let own = |((of, class, customer), amount): ((String, String, String), u128)| {
             (of == day && class == "STANDARD").then_some((customer, amount))
         };

@@ -6,7 +6,7 @@
 
 use testkit::suite_database::run_over_a_server;
 
-const SUITES: [&str; 14] = [
+const SUITES: [&str; 16] = [
     "access_logs::",
     "accuracy::",
     "apportion::",
@@ -21,6 +21,8 @@ const SUITES: [&str; 14] = [
     "race::",
     "settled::",
     "staged::",
+    "undivided::",
+    "uploads::",
 ];
 
 /// Hundreds of statements by themselves; `tests/it/settled.rs` has the same sums over a server.
