@@ -35,6 +35,17 @@ pub struct BillingSums {
     pub no_period: Quantity,
     /// Worth of the parts at the plans' prices, by currency.
     pub money: BTreeMap<String, MoneyParts>,
+    /// The same of the billing periods that went on then, by currency.
+    #[serde(default)]
+    pub open: BTreeMap<String, OpenBills>,
+}
+
+/// What the usage of the billing periods that go on is worth, in minor units.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenBills {
+    /// Billed and waiting.
+    pub billable: i64,
+    pub house: i64,
 }
 
 impl BillingSums {
@@ -67,7 +78,9 @@ const PLANNED: &str = concat!(
     exact_sum!("house"),
     ", ",
     exact_sum!("not_priced"),
-    " FROM billing_targets WHERE meter IN (SELECT value FROM json_each(?1)) GROUP BY meter, currency"
+    ", sum(iif(unixepoch() >= period_start AND unixepoch() < period_end, billable_minor, 0)), \
+       sum(iif(unixepoch() >= period_start AND unixepoch() < period_end, house_minor, 0)) \
+     FROM billing_targets WHERE meter IN (SELECT value FROM json_each(?1)) GROUP BY meter, currency"
 );
 
 /// Targets of which something is not at Stripe, or was discarded. An event on no invoice counts
@@ -105,6 +118,9 @@ pub(super) async fn billing_sums(c: &Connection) -> Result<Vec<BillingSums>, Boo
         of.not_priced += sum_of(&row.get::<String>(7)?)?;
         let currency: String = row.get(1)?;
         if !currency.is_empty() {
+            let open = of.open.entry(currency.clone()).or_default();
+            open.billable += row.get::<i64>(8)?;
+            open.house += row.get::<i64>(9)?;
             let money = of.money.entry(currency).or_default();
             money.billed += row.get::<i64>(2)?;
             money.house += row.get::<i64>(3)?;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::limits::rating::Rated;
 use crate::store::error::BooksError;
 use crate::store::rows::json;
-use crate::units::quantity::{Quantity, UNIT, divide_half_even};
+use crate::units::quantity::Quantity;
 
 /// A row of `billing_targets`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,12 +62,12 @@ impl UsageParts {
 
     /// Divides the usage by what became of it: `to_send` and `discarded` are Stripe's units, of
     /// which `per_unit` are one of ours.
-    pub(crate) fn split(&self, to_send: i64, discarded: i64, per_unit: Decimal) -> Split {
+    pub fn split(&self, to_send: i64, discarded: i64, per_unit: Decimal) -> Split {
         let scaled = |n: i64| Quantity::from_scaled(i128::from(n));
         let billable = scaled(self.billable);
         // Stripe's tiers charge the last units: what is to be sent of an included amount is free
-        let waiting = units(to_send, per_unit).min(billable);
-        let discarded = units(discarded, per_unit);
+        let waiting = Quantity::of_stripe(to_send, per_unit).min(billable);
+        let discarded = Quantity::of_stripe(discarded, per_unit);
         let share = |part: Quantity| {
             if billable.is_zero() {
                 return 0;
@@ -110,9 +110,9 @@ impl UsageParts {
 }
 
 /// A target's usage by what became of it, and what that is worth at the plan's price.
-pub(crate) struct Split {
-    pub(crate) usage: Conservation,
-    pub(crate) money: MoneyParts,
+pub struct Split {
+    pub usage: Conservation,
+    pub money: MoneyParts,
 }
 
 /// What parts of the usage are worth, in minor units of one currency.
@@ -151,13 +151,6 @@ impl Conservation {
         self.house += *house;
         self.not_priced += *not_priced;
     }
-}
-
-/// Stripe's units in units of the meter, rounded half-even to its ten decimals.
-fn units(stripe: i64, per_unit: Decimal) -> Quantity {
-    let scale = 10_i128.checked_pow(per_unit.scale()).unwrap_or(1);
-    let (scaled, _) = divide_half_even(i128::from(stripe) * scale * UNIT, per_unit.mantissa().max(1));
-    Quantity::from_scaled(scaled)
 }
 
 /// A row of `billing_targets` to be written.

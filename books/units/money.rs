@@ -89,6 +89,19 @@ impl Currency {
     }
 }
 
+impl PartialOrd for Currency {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// By code.
+impl Ord for Currency {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.code().cmp(other.0.code())
+    }
+}
+
 impl fmt::Display for Currency {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.0.code())
@@ -204,6 +217,17 @@ impl Cost {
     }
 }
 
+/// What a line of an invoice costs in minor units: a quantity in Stripe's units, of which
+/// `per_unit` are one of ours, at the price of one of ours. Stripe rounds the line once, a half
+/// away from 0. None for an amount that no line can have.
+pub fn charge(quantity: i64, per_unit: Decimal, price: Price, currency: Currency) -> Option<i64> {
+    let cost = i128::from(quantity).checked_mul(price.scaled())?.checked_mul(10_i128.checked_pow(per_unit.scale())?)?;
+    let unit = 10_i128.pow(PRICE_DECIMALS.saturating_sub(u32::from(currency.decimals())));
+    let unit = per_unit.mantissa().checked_mul(unit).filter(|unit| *unit > 0)?;
+    let (half, sign) = (unit / 2, cost.signum());
+    i64::try_from((cost.abs().checked_add(half)?) / unit * sign).ok()
+}
+
 /// One minor unit, as [`Cost`] counts.
 fn minor_unit(currency: Currency) -> i128 {
     10_i128.pow(COST_DECIMALS.saturating_sub(u32::from(currency.decimals())))
@@ -297,6 +321,26 @@ mod tests {
             assert!(price.parse::<Price>().is_err(), "{price}");
         }
         assert_eq!("0.004500".parse::<Price>().unwrap().to_string(), "0.0045");
+    }
+
+    #[test]
+    fn a_line_is_rounded_once_and_a_half_away_from_zero() {
+        for (quantity, per_unit, price, code, minor) in [
+            (1, "1", "0.005", "USD", 1),
+            (3, "1", "0.005", "USD", 2),
+            (2, "1", "0.0049", "USD", 1),
+            (1, "1", "0.0049", "USD", 0),
+            // 90 seconds at 0.01 for a minute
+            (90, "60", "0.01", "USD", 2),
+            (5, "0.5", "0.01", "USD", 10),
+            (7, "1000", "250", "JPY", 2),
+            (-3, "1", "0.005", "USD", -2),
+            (999_999_999_999_999, "1", "0.000000000001", "USD", 99_999_999_999_999 / 1_000_000_000 + 1),
+        ] {
+            let found = charge(quantity, per_unit.parse().unwrap(), price.parse().unwrap(), currency(code));
+            assert_eq!(found, Some(minor), "{quantity} {per_unit} {price} {code}");
+        }
+        assert_eq!(charge(i64::MAX, Decimal::ONE, "1000000".parse().unwrap(), currency("USD")), None);
     }
 
     #[test]

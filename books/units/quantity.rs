@@ -150,6 +150,14 @@ impl Quantity {
         Ok((Self(if negative { -value } else { value }), fit))
     }
 
+    /// Units of the meter for Stripe's units, of which `per_unit` are one of ours, rounded
+    /// half-even.
+    pub fn of_stripe(units: i64, per_unit: Decimal) -> Self {
+        let scale = 10_i128.checked_pow(per_unit.scale()).unwrap_or(1);
+        let (scaled, _) = divide_half_even(i128::from(units) * scale * UNIT, per_unit.mantissa().max(1));
+        Self(scaled)
+    }
+
     /// This quantity times an exact decimal, rounded half-even at the tenth decimal if it has more.
     ///
     /// # Errors

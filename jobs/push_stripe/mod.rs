@@ -12,6 +12,7 @@
 //! due when something may have changed. `reconcile_stripe` makes every customer due once a day, in
 //! case these missed a change.
 
+pub mod bill;
 pub mod decide;
 mod planner;
 mod send;

@@ -88,9 +88,9 @@ pub(super) struct PlanOutcome {
 }
 
 #[derive(Debug, Default)]
-struct Changes {
-    events: Vec<NewMeterEvent>,
-    targets: Vec<NewTarget>,
+pub(super) struct Changes {
+    pub(super) events: Vec<NewMeterEvent>,
+    pub(super) targets: Vec<NewTarget>,
     withdrawn: Vec<i64>,
     not_resent: Vec<i64>,
     planned: Vec<DueAgain>,
@@ -137,11 +137,11 @@ async fn plan<'a>(
 }
 
 /// Collects the changes for customers, as of one instant. Pure.
-struct Planner<'a> {
+pub(super) struct Planner<'a> {
     inputs: &'a PlanInputs,
     now: i64,
     outcome: PlanOutcome,
-    changes: Changes,
+    pub(super) changes: Changes,
 }
 
 /// One meter of one customer.
@@ -154,14 +154,14 @@ struct CustomerMeter<'a> {
 }
 
 /// What became of the usage of a period, by meter.
-type RatedPeriod = BTreeMap<String, Rated>;
+pub(super) type RatedPeriod = BTreeMap<String, Rated>;
 
 impl<'a> Planner<'a> {
-    fn new(inputs: &'a PlanInputs, now: i64) -> Self {
+    pub(super) fn new(inputs: &'a PlanInputs, now: i64) -> Self {
         Self { inputs, now, outcome: PlanOutcome::default(), changes: Changes::default() }
     }
 
-    fn plan_customer(&mut self, customer: &str, due: &DueCustomer) {
+    pub(super) fn plan_customer(&mut self, customer: &str, due: &DueCustomer) {
         // usage with a tag that no customer has, or the tag of a removed customer
         if !due.known {
             self.changes.planned.push(due_again(customer, None));
@@ -190,7 +190,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Rates the periods of a customer, in order; none if a plan is unknown.
-    fn rate(&self, due: &DueCustomer) -> Option<Vec<RatedPeriod>> {
+    pub(super) fn rate(&self, due: &DueCustomer) -> Option<Vec<RatedPeriod>> {
         let meters = self.inputs.meter_names();
         let mut found: Vec<RatedPeriod> = vec![];
         for (at, period) in due.periods.iter().enumerate() {

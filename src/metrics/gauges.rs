@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use books::audit::billing_sums::OpenBills;
 use books::shared_bucket::stored::{BookedShare, coverage};
 use books::stripe::billing_target::MoneyParts;
 use books::units::money::Currency;
@@ -25,7 +26,7 @@ const NOTES: [(NoteKind, &str); 4] = [
 ];
 
 /// Name, help, labels.
-const TABLE: [(&str, &str, &[&str]); 52] = [
+const TABLE: [(&str, &str, &[&str]); 53] = [
     ("meter_snapshot_timestamp_seconds", "When the gauges of the books were read.", &[]),
     ("meter_snapshot_customers_timestamp_seconds", "When the gauges of all customers were read.", &[]),
     ("meter_snapshot_duration_seconds", "How long reading them took.", &[]),
@@ -80,6 +81,7 @@ const TABLE: [(&str, &str, &[&str]); 52] = [
     ("meter_stripe_deferred_units", "How much that is.", &["meter"]),
     ("meter_billing_units", "What became of all usage; the sum of the parts is what is booked.", &["meter", "part"]),
     ("meter_billing_money", "Worth of some parts at the plans' prices.", &["meter", "part", "currency"]),
+    ("meter_open_bills_money", "The same of the billing periods that go on.", &["meter", "part", "currency"]),
     ("meter_stripe_oldest_deferred_seconds", "For how long the oldest of those that are to be billed has waited.", &[]),
     ("meter_notifications", "Notifications to the web backend.", &["state"]),
     ("meter_notification_oldest_pending_seconds", "Age of the oldest one that was not delivered yet.", &[]),
@@ -346,6 +348,14 @@ fn stripe(board: &Board, overview: &Overview, meters: &[String]) -> prometheus::
             let Ok(known) = currency.parse::<Currency>() else { continue };
             for (part, minor) in [("billed", billed), ("waiting", waiting), ("house", house)] {
                 board.set("meter_billing_money", &[&of.meter, part, currency], known.written(*minor))?;
+            }
+        }
+    }
+    for of in &overview.audit.billing {
+        for (currency, OpenBills { billable, house }) in &of.open {
+            let Ok(known) = currency.parse::<Currency>() else { continue };
+            for (part, minor) in [("billable", billable), ("house", house)] {
+                board.set("meter_open_bills_money", &[&of.meter, part, currency], known.written(*minor))?;
             }
         }
     }

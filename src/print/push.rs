@@ -126,7 +126,7 @@ fn without_invoice(report: &PushReport) {
 }
 
 /// Why an amount is deferred, and what releases it.
-fn reason(deferred: DeferReason) -> &'static str {
+pub(crate) fn reason(deferred: DeferReason) -> &'static str {
     match deferred {
         DeferReason::NoStripeCustomer => "the customer has no Stripe id (customers.stripe_customer_id)",
         DeferReason::NoSubscription => "no subscription's invoice can take it; it goes on the next one there is",

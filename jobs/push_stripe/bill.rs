@@ -1,0 +1,465 @@
+//! The bill preview: what the metered lines of invoices will say, once the next push has sent what
+//! it would send.
+//!
+//! Customers are loaded and planned by the code of a push, in memory: a line has the stored events
+//! of the invoice and those that would be planned. So a preview is what is sent. Nothing is written
+//! and Stripe is not asked: meters and items are those that the books know of it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+
+use jiff::Timestamp;
+use rust_decimal::Decimal;
+use serde::Serialize;
+
+use super::planner::{PlanInputs, Planner};
+use super::{plan_inputs, planned_for};
+use crate::job::Mode;
+use crate::stripe::{BillingSettings, StripeMode};
+use books::limits::customer_facts::ids_after;
+use books::limits::overage_billing::{self, OverageHistory};
+use books::limits::plan::{Plans, ReportMode, Terms};
+use books::limits::rating::Rated;
+use books::store::connection::Connection;
+use books::store::settings;
+use books::stripe::billing_target::{Conservation, NewTarget, UsageParts};
+use books::stripe::due::{self, DueSince};
+use books::stripe::invoice::closes;
+use books::stripe::meter_event::EventState;
+use books::stripe::placement::place;
+use books::stripe::planning::{self, DueCustomer, DuePeriod};
+use books::units::calendar::{Day, instant};
+use books::units::money::{Currency, Price, charge};
+use books::units::quantity::{Quantity, UNIT, divide_half_even};
+use books::{BooksError, Database};
+
+/// Customers that are loaded at once.
+const PAGE: u32 = 200;
+/// A day after all others: nothing has changed since.
+const NEVER: &str = "9999-12-31";
+
+/// Which bills are wanted.
+#[derive(Clone, Debug)]
+pub struct WantedBills {
+    /// None: of all customers.
+    pub customer: Option<String>,
+    pub periods: WantedPeriods,
+}
+
+/// Which billing periods are wanted.
+#[derive(Clone, Debug)]
+pub enum WantedPeriods {
+    /// Those that go on now.
+    Current,
+    /// Those that begin in this time, in seconds since 1970.
+    Begin(Range<i64>),
+}
+
+/// Bills, in the order of customers and periods.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Bills {
+    pub bills: Vec<CustomerBill>,
+    /// Customers of whom no bill can be made.
+    pub unknown: Vec<CustomerWithoutBill>,
+}
+
+/// A customer of whom no bill can be made, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CustomerWithoutBill {
+    pub customer: String,
+    pub why: NoBill,
+}
+
+/// Why no bill can be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NoBill {
+    /// No plan has the name of the customer's plan.
+    UnknownPlan,
+    /// `roll_periods` has not made the billing periods of a changed subscription yet.
+    PeriodsPending,
+}
+
+/// The metered lines of an invoice.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CustomerBill {
+    pub customer: String,
+    /// The plan at the end of the period.
+    pub plan: String,
+    pub currency: Currency,
+    pub period_start: Timestamp,
+    pub period_end: Timestamp,
+    /// The first and the last day (UTC) of the usage of the period.
+    pub first_day: Day,
+    pub last_day: Day,
+    pub invoice: InvoiceState,
+    /// By meter.
+    pub lines: Vec<BillLine>,
+    /// The sum of the lines; none if the price of one is not known.
+    pub amount_minor: Option<i64>,
+    pub waiting_minor: i64,
+    pub house_minor: i64,
+}
+
+/// Whether the invoice of a period still takes usage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InvoiceState {
+    Open,
+    Closed,
+    /// The period has no subscription.
+    None,
+}
+
+impl InvoiceState {
+    /// As in JSON and CSV.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Closed => "closed",
+            Self::None => "none",
+        }
+    }
+}
+
+/// A metered line of an invoice, and what became of the period's usage.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BillLine {
+    pub meter: String,
+    /// What the plan includes in the period.
+    pub included: Quantity,
+    /// Of the plan; none when it has no price for the meter.
+    pub price: Option<Price>,
+    /// All usage of the period by what becomes of it; `billed` is at Stripe, or will be.
+    #[serde(flatten)]
+    pub usage: Conservation,
+    /// The quantity on the invoice, in Stripe's units.
+    pub quantity: i64,
+    /// What of `quantity` is charged: with `report = "total"` the tiers leave the included amount
+    /// free.
+    pub charged: i64,
+    /// Stripe's units for each of ours.
+    pub per_unit: Decimal,
+    /// What of `quantity` is at Stripe already.
+    pub sent: i64,
+    /// What of `quantity` is for the usage of other periods.
+    pub corrections: Vec<Correction>,
+    /// Usage of this period on invoices of later ones.
+    pub carried: Vec<Correction>,
+    /// What the line costs; none when the plan has no price for it.
+    pub amount_minor: Option<i64>,
+    /// What of the period's usage cannot be sent, and why.
+    pub waits: Option<WaitingUsage>,
+    pub waiting_minor: i64,
+    pub house_minor: i64,
+}
+
+/// Usage of one period on the invoice of another one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Correction {
+    /// The period of the usage; in [`BillLine::carried`] that of the invoice.
+    pub period_start: Timestamp,
+    /// In Stripe's units.
+    pub value: i64,
+}
+
+/// Usage that cannot be sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct WaitingUsage {
+    /// In Stripe's units.
+    pub value: i64,
+    /// As `billing_targets.deferred_reason` has it; `refused` also for events that Stripe refused.
+    pub reason: String,
+}
+
+/// The bills that a push as of `now` leads to.
+///
+/// # Errors
+/// When the books cannot be read.
+pub async fn bills(
+    books: &Database,
+    billing: &BillingSettings,
+    wanted: WantedBills,
+    now: Timestamp,
+) -> Result<Bills, BooksError> {
+    let known = books.stripe_meters().await?;
+    let mode = match (&billing.mode, known.is_empty()) {
+        (StripeMode::Stripe(_), false) => Mode::Write,
+        // nothing is known of an account: every meter and item counts as present
+        _ => Mode::DryRun,
+    };
+    let (billing, second) = (billing.clone(), now.as_second());
+    books
+        .with_connection(async move |c| {
+            let read = tokio::try_join!(
+                Plans::load(c),
+                overage_billing::load(c),
+                due::backlog(c, second),
+                due::plans_fingerprint(c),
+                settings::get(c, super::PLANNED_FOR)
+            );
+            let (plans, overage, mut backlog, fingerprint, planned) = read?;
+            if planned.as_ref() != Some(&planned_for(&fingerprint, &billing)) {
+                // the next run makes every customer due
+                backlog.planned_version = 0;
+            }
+            let overage = OverageHistory::with(overage, billing.overage, now);
+            let inputs = plan_inputs(&billing, &known, plans, overage, mode);
+            let due = due::would_be_due(c, backlog, &inputs.meter_names(), second).await?;
+            let run = BillRun { inputs, wanted, now: second, due: by_customer(due) };
+            run.read(c).await
+        })
+        .await
+}
+
+fn by_customer(due: Vec<DueSince>) -> HashMap<String, String> {
+    due.into_iter().map(|due| (due.customer, due.from_day)).collect()
+}
+
+/// One reading of bills.
+struct BillRun {
+    inputs: PlanInputs,
+    wanted: WantedBills,
+    now: i64,
+    /// Of the customers that a push would plan, the first day on which usage may have changed.
+    due: HashMap<String, String>,
+}
+
+impl BillRun {
+    async fn read(&self, c: &Connection) -> Result<Bills, BooksError> {
+        let mut found = Bills::default();
+        let mut ids = match &self.wanted.customer {
+            Some(customer) => vec![customer.clone()],
+            None => ids_after(c, "", PAGE).await?,
+        };
+        while let Some(last) = ids.last().cloned() {
+            let mut parts = vec![ids.into_iter().map(|customer| self.since(customer)).collect::<Vec<_>>()];
+            while let Some(mut asked) = parts.pop() {
+                let meters = self.inputs.meter_names();
+                match planning::load(c, &asked, &meters, self.now, self.inputs.grace).await {
+                    // more than a server's answer can hold: the first half is next
+                    Err(BooksError::TooLarge(_)) if asked.len() > 1 => {
+                        parts.push(asked.split_off(asked.len() / 2));
+                        parts.push(asked);
+                    }
+                    loaded => loaded?.iter().for_each(|(customer, due)| self.add(customer, due, &mut found)),
+                }
+            }
+            ids = match &self.wanted.customer {
+                Some(_) => vec![],
+                None => ids_after(c, &last, PAGE).await?,
+            };
+        }
+        Ok(found)
+    }
+
+    /// From when on a customer's periods are loaded: those that changed, and those that are wanted.
+    fn since(&self, customer: String) -> DueSince {
+        let changed = self.due.get(&customer).map_or(NEVER, String::as_str);
+        let wanted = match &self.wanted.periods {
+            WantedPeriods::Current => NEVER.to_owned(),
+            WantedPeriods::Begin(starts) => {
+                let day = i32::try_from(starts.start.div_euclid(86_400)).ok().and_then(Day::from_epoch);
+                day.map_or(String::new(), |day| day.to_string())
+            }
+        };
+        let from_day = wanted.as_str().min(changed).to_owned();
+        DueSince { customer, from_day }
+    }
+
+    fn wants(&self, period: &DuePeriod) -> bool {
+        match &self.wanted.periods {
+            WantedPeriods::Current => period.start <= self.now && self.now < period.end,
+            WantedPeriods::Begin(starts) => starts.contains(&period.start),
+        }
+    }
+
+    fn add(&self, customer: &str, due: &DueCustomer, found: &mut Bills) {
+        if !due.known {
+            return;
+        }
+        let mut unknown = |why| found.unknown.push(CustomerWithoutBill { customer: customer.to_owned(), why });
+        if !due.periods_are_current {
+            return unknown(NoBill::PeriodsPending);
+        }
+        let mut planner = Planner::new(&self.inputs, self.now);
+        let Some(rated) = planner.rate(due) else { return unknown(NoBill::UnknownPlan) };
+        planner.plan_customer(customer, due);
+        let planned = Planned { due, planner: &planner };
+        for (period, rated) in due.periods.iter().zip(&rated).filter(|(period, _)| self.wants(period)) {
+            found.bills.extend(self.bill(customer, period, rated, &planned));
+        }
+    }
+
+    /// None for a period without meters.
+    fn bill(
+        &self,
+        customer: &str,
+        period: &DuePeriod,
+        rated: &BTreeMap<String, Rated>,
+        planned: &Planned<'_>,
+    ) -> Option<CustomerBill> {
+        let any = rated.values().next()?;
+        let lines: Vec<BillLine> =
+            rated.iter().filter_map(|(meter, rated)| self.line(meter, period, rated, planned)).collect();
+        let amounts: Option<Vec<i64>> = lines.iter().map(|line| line.amount_minor).collect();
+        let invoice = match &period.subscription {
+            None => InvoiceState::None,
+            Some(_) if self.now >= closes(period.takes_until(), self.inputs.grace) => InvoiceState::Closed,
+            Some(_) => InvoiceState::Open,
+        };
+        Some(CustomerBill {
+            customer: customer.to_owned(),
+            plan: any.plan.clone(),
+            currency: any.currency,
+            period_start: instant(period.start),
+            period_end: instant(period.end),
+            first_day: period.days.first,
+            last_day: period.days.last,
+            invoice,
+            amount_minor: amounts.map(|amounts| amounts.iter().fold(0, |sum: i64, one| sum.saturating_add(*one))),
+            waiting_minor: lines.iter().map(|line| line.waiting_minor).sum(),
+            house_minor: lines.iter().map(|line| line.house_minor).sum(),
+            lines,
+        })
+    }
+
+    /// None for a meter that the plan lacks and that is not used.
+    fn line(&self, meter: &str, period: &DuePeriod, rated: &Rated, planned: &Planned<'_>) -> Option<BillLine> {
+        let per_unit = self.inputs.meters.get(meter)?.mapping.per_unit;
+        let terms = self.inputs.plans.at(&rated.plan, period.start).and_then(|plan| plan.meters.get(meter)).copied();
+        let on_invoice = planned.on_invoice(meter, period, &self.inputs, self.now);
+        let of_usage = planned.of_usage(meter, period, &self.inputs, self.now);
+        if terms.is_none() && rated.used.is_zero() && on_invoice.is_empty() && of_usage.is_empty() {
+            return None;
+        }
+        let quantity = on_invoice.iter().fold(0, |sum: i64, event| sum.saturating_add(event.value));
+        let sent = on_invoice.iter().filter(|event| event.accepted).map(|event| event.value).sum();
+        let is_own = |start: i64| (period.start..period.end).contains(&start);
+        let deferred = planned.deferred(meter, period);
+        let refused: i64 = of_usage.iter().filter(|event| event.refused).map(|event| event.value).sum();
+        let discarded: i64 = of_usage.iter().filter(|event| event.discarded).map(|event| event.value).sum();
+        let reason = deferred.as_ref().map(|waiting| waiting.reason.clone());
+        let value = deferred.map_or(0, |waiting| waiting.value).saturating_add(refused);
+        let waits = (value != 0).then(|| WaitingUsage { value, reason: reason.unwrap_or_else(|| "refused".into()) });
+        let split = UsageParts::of(rated).split(value, discarded, per_unit);
+        let charged = charged(quantity, per_unit, terms);
+        let elsewhere = |event: &&BilledEvent| event.billed && !is_own(event.invoice);
+        Some(BillLine {
+            meter: meter.to_owned(),
+            included: rated.included,
+            price: terms.and_then(|terms| terms.billed_price(meter)),
+            usage: split.usage,
+            quantity,
+            charged,
+            per_unit,
+            sent,
+            corrections: summed(on_invoice.iter().filter(|e| !is_own(e.usage)).map(|e| (e.usage, e.value))),
+            carried: summed(of_usage.iter().filter(elsewhere).map(|e| (e.invoice, e.value))),
+            amount_minor: match (charged, terms.and_then(|terms| terms.billed_price(meter))) {
+                (0, _) => Some(0),
+                (_, None) => None,
+                (charged, Some(price)) => charge(charged, per_unit, price, rated.currency),
+            },
+            waits,
+            waiting_minor: split.money.waiting,
+            house_minor: split.money.house,
+        })
+    }
+}
+
+/// An event of the customer, stored or planned.
+#[derive(Clone, Copy, Debug)]
+struct BilledEvent {
+    /// The start of the period of the usage.
+    usage: i64,
+    /// The start of the period of its invoice.
+    invoice: i64,
+    value: i64,
+    /// The invoice has it or will get it.
+    billed: bool,
+    accepted: bool,
+    refused: bool,
+    discarded: bool,
+}
+
+/// A customer, and what a push would do.
+struct Planned<'a> {
+    due: &'a DueCustomer,
+    planner: &'a Planner<'a>,
+}
+
+impl Planned<'_> {
+    fn events(&self, meter: &str, inputs: &PlanInputs, now: i64) -> Vec<BilledEvent> {
+        let stored = self.due.events.get(meter).map(Vec::as_slice).unwrap_or_default();
+        let stored = stored.iter().filter_map(|event| {
+            let placed = place(event, now, inputs.grace);
+            Some(BilledEvent {
+                usage: event.period_start,
+                invoice: placed.sent?.start,
+                value: event.value,
+                billed: placed.billed,
+                accepted: event.state == EventState::Accepted,
+                refused: event.state == EventState::Refused,
+                discarded: event.state == EventState::Discarded,
+            })
+        });
+        let planned = self.planner.changes.events.iter().filter(|event| event.meter == meter);
+        let planned = planned.map(|event| BilledEvent {
+            usage: event.period_start,
+            invoice: event.billed.start,
+            value: event.value,
+            billed: true,
+            accepted: false,
+            refused: false,
+            discarded: false,
+        });
+        stored.chain(planned).collect()
+    }
+
+    fn on_invoice(&self, meter: &str, period: &DuePeriod, inputs: &PlanInputs, now: i64) -> Vec<BilledEvent> {
+        let mut events = self.events(meter, inputs, now);
+        events.retain(|event| event.billed && event.invoice == period.start);
+        events
+    }
+
+    fn of_usage(&self, meter: &str, period: &DuePeriod, inputs: &PlanInputs, now: i64) -> Vec<BilledEvent> {
+        let mut events = self.events(meter, inputs, now);
+        events.retain(|event| (period.start..period.end).contains(&event.usage));
+        events
+    }
+
+    /// The amount of a period that cannot be sent.
+    fn deferred(&self, meter: &str, period: &DuePeriod) -> Option<WaitingUsage> {
+        let is_it = |target: &&NewTarget| target.meter == meter && target.period_start == period.start;
+        let (value, reason) = match self.planner.changes.targets.iter().find(is_it) {
+            Some(target) => (target.deferred, target.deferred_reason?.to_owned()),
+            None => {
+                let stored = self.due.targets.get(&(meter.to_owned(), period.start))?;
+                (stored.deferred, stored.deferred_reason.clone()?)
+            }
+        };
+        Some(WaitingUsage { value, reason })
+    }
+}
+
+/// Amounts by period, in order; those that cancel each other out are left out.
+fn summed(amounts: impl Iterator<Item = (i64, i64)>) -> Vec<Correction> {
+    let mut sums: BTreeMap<i64, i64> = BTreeMap::new();
+    amounts.for_each(|(start, value)| *sums.entry(start).or_default() += value);
+    let correction = |(start, value)| Correction { period_start: instant(start), value };
+    sums.into_iter().filter(|(_, value)| *value != 0).map(correction).collect()
+}
+
+/// What of a quantity is charged. An invoice's total below 0 is nothing.
+fn charged(quantity: i64, per_unit: Decimal, terms: Option<Terms>) -> i64 {
+    let free = match terms {
+        Some(Terms { report: ReportMode::Total, included, .. }) => {
+            let product = included.scaled().saturating_mul(per_unit.mantissa());
+            let unit = UNIT.saturating_mul(10_i128.checked_pow(per_unit.scale()).unwrap_or(i128::MAX));
+            i64::try_from(divide_half_even(product, unit).0).unwrap_or(i64::MAX)
+        }
+        _ => 0,
+    };
+    quantity.saturating_sub(free).max(0)
+}
