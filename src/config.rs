@@ -6,6 +6,7 @@
 //! with its file and line, or its variable.
 
 mod database;
+mod display_names;
 mod enforce;
 mod http;
 mod measure;
@@ -43,12 +44,13 @@ pub use self::stripe::{StripeConfig, StripeMeterConfig};
 const TAG_KEY: &str = "chitchatter-customer-id";
 
 /// Secrets come from the environment only.
-const SECRETS: [SecretKey; 5] = [
+const SECRETS: [SecretKey; 6] = [
     ("database", "token", database::TOKEN_VARIABLE),
     ("database", "copy_token", database::COPY_TOKEN_VARIABLE),
     ("notifications", "secret", enforce::SECRET_VARIABLE),
     ("stripe", "key", stripe::KEY_VARIABLE),
     ("http", "token", http::TOKEN_VARIABLE),
+    ("http", "statement_key", http::STATEMENT_KEY_VARIABLE),
 ];
 
 /// The whole configuration.
@@ -143,6 +145,9 @@ pub struct MeterConfig {
     pub name: String,
     /// Unit of the booked quantity.
     pub unit: String,
+    /// The name that people read; none = one that is made of its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display_name: Option<String>,
     pub products: Vec<String>,
     /// Usage types without region prefix.
     pub usage_types: Vec<String>,
@@ -232,6 +237,7 @@ impl Default for Config {
         let meter = |name: &str, unit: &str, products: Vec<String>, usage_types: Vec<String>| MeterConfig {
             name: name.into(),
             unit: unit.into(),
+            display_name: None,
             products,
             usage_types,
             line_types: default_line_types(),
@@ -310,13 +316,15 @@ impl Config {
     /// Reads `file` (or `meter.toml`, if it exists) and `variables`, which override it.
     pub fn load(file: Option<&Path>, variables: impl Iterator<Item = (String, String)>) -> Result<Self, ConfigError> {
         let mut faults = vec![];
-        let (mut raw, [token, copy_token, secret, key, acting]) = Raw::read(file, variables, SECRETS, &mut faults)?;
+        let (mut raw, [token, copy_token, secret, key, acting, links]) =
+            Raw::read(file, variables, SECRETS, &mut faults)?;
         let mut config: Self = raw.extract(&mut faults);
         config.database.token = Secret::new(token);
         config.database.copy_token = Secret::new(copy_token);
         config.notifications.secret = Secret::new(secret);
         config.stripe.key = Secret::new(key);
         config.http.token = Secret::new(acting);
+        config.http.statement_key = Secret::new(links);
         config.check(&raw, &mut faults);
         if config.tag_keys.is_empty() {
             config.tag_key.get_or_insert_with(|| TAG_KEY.into());
@@ -370,6 +378,7 @@ impl Config {
             self.measure.faults(),
             self.shared_bucket_faults(),
             self.notifications.faults(),
+            self.display_name_faults(),
             stripe,
             http,
         ];

@@ -18,6 +18,9 @@ pub mod plan_file;
 pub mod queue;
 pub mod wiring;
 
+pub mod statement;
+pub mod statement_link;
+
 pub mod health;
 pub mod metrics;
 pub mod worker;

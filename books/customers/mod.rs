@@ -14,4 +14,5 @@ pub mod customer;
 pub mod known;
 pub mod living_item;
 pub mod periods;
+pub mod search;
 pub mod subscription;

@@ -386,6 +386,15 @@ impl Database {
 
     /// Usage in the days of `month`: sums of all customers, or the days of one customer.
     pub async fn usage(&self, month: Month, customer: Option<String>) -> Result<Vec<Usage>, BooksError> {
+        self.usage_between((month.first_day(), month.last_day()), customer).await
+    }
+
+    /// As [`Database::usage`], from the first to the last day.
+    pub async fn usage_between(
+        &self,
+        (first, last): (Day, Day),
+        customer: Option<String>,
+    ) -> Result<Vec<Usage>, BooksError> {
         self.with_connection(async move |c| {
             let one = concat!(
                 "SELECT customer, meter, day, ",
@@ -399,7 +408,7 @@ impl Database {
                 ", EXISTS (SELECT 1 FROM customers WHERE id = customer) FROM booked_usage \
                  WHERE ?3 IS NULL AND day BETWEEN ?1 AND ?2 GROUP BY customer, meter"
             );
-            let days = (month.first_day().to_string(), month.last_day().to_string());
+            let days = (first.to_string(), last.to_string());
             let sql = if customer.is_some() { one } else { all };
             let mut rows = c.query(sql, params![days.0, days.1, customer]).await?;
             let mut found = vec![];

@@ -49,6 +49,7 @@ pub(crate) async fn run(action: Action, config: Result<Config, ConfigError>, now
             ));
             print::out(&format!("# stripe.key = {:?} (METER_STRIPE__KEY)", config.stripe.key));
             print::out(&format!("# http.token = {:?} (METER_HTTP__TOKEN)", config.http.token));
+            print::out(&format!("# http.statement_key = {:?} (METER_HTTP__STATEMENT_KEY)", config.http.statement_key));
             print::lines(toml::to_string_pretty(&config)?.trim_end());
         }
     }

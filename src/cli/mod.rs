@@ -4,6 +4,8 @@ mod accuracy;
 mod actor;
 mod backfill;
 mod backup;
+mod bill;
+mod billing_period;
 mod budget;
 mod check_config;
 mod copy;
@@ -33,6 +35,7 @@ mod run;
 mod schedule;
 mod select;
 mod shared;
+mod statement;
 mod status;
 mod stripe;
 mod submit;
@@ -41,6 +44,7 @@ mod usage;
 mod usage_args;
 mod verify;
 mod versions;
+mod whole_file;
 mod work;
 mod workers;
 
@@ -105,6 +109,10 @@ enum Command {
     /// Show who used the buckets that all customers share, by day, as S3's own reports tell it, and
     /// how the bill is divided by that
     Shared(shared::Args),
+    /// Show what the metered lines of invoices will say, in currency: what the next push leads to
+    Bill(bill::Args),
+    /// Write a customer's statement of a billing period, as the customer reads it
+    Statement(statement::Args),
     /// Show where a booked figure comes from: the entries of the ledger, and for a shared bucket
     /// the customer's objects or requests
     Explain(explain::Args),
@@ -240,6 +248,8 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
             Command::Measured(args) => measured::run(args, &config, now).await,
             Command::Accuracy(args) => accuracy::run(args, &config, now).await,
             Command::Shared(args) => shared::run(args, &config, now).await,
+            Command::Bill(args) => bill::run(args, &config, now).await,
+            Command::Statement(args) => statement::run(args, &config, now).await,
             Command::Explain(args) => explain::run(args, &config, now).await,
             Command::Versions(args) => versions::run(args, &config).await,
             Command::Discover(args) => discover::run(args, &config, now).await,

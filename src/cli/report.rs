@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
 use books::Database;
 use books::limits::entitlement::Entitlement;
 use books::units::calendar::Month;
@@ -12,7 +11,7 @@ use books::usage::ledger::Usage;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
-use super::known_customer;
+use super::{known_customer, whole_file};
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
 use crate::format::of_it_measured;
@@ -47,22 +46,9 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         print::lines(&ui::report(&report));
         return Ok(Exit::Ok);
     }
-    write_whole(&args.html, &ui::report(&report))?;
+    whole_file::write(&args.html, &ui::report(&report))?;
     print::out(&format!("{} written: {} meter(s) of {month}", args.html.display(), report.meters.len()));
     Ok(Exit::Ok)
-}
-
-/// Writes a file by renaming, so that it is never half written.
-fn write_whole(file: &Path, text: &str) -> anyhow::Result<()> {
-    let folder = match file.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let fault = || format!("{} cannot be written", file.display());
-    let mut half = tempfile::NamedTempFile::new_in(folder).with_context(fault)?;
-    std::io::Write::write_all(&mut half, text.as_bytes()).with_context(fault)?;
-    half.persist(file).with_context(fault)?;
-    Ok(())
 }
 
 async fn report(

@@ -26,6 +26,7 @@ use crate::health::StatsCollector;
 use crate::http::{self, ReadinessProbe, Running, Server};
 use crate::metrics::{Metrics, Sources};
 use crate::queue::{Identity, Queue};
+use crate::statement::StatementSettings;
 use crate::wiring::{self, Open};
 use crate::worker::{Kinds, NewWorker, RunUntil, Stopper, Tally, Worker, WorkerSettings, schedule};
 
@@ -80,6 +81,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let running = Arc::new(OnceLock::new());
     let (stop_serving, stop) = watch::channel(false);
+    let statements = StatementSettings::new(config, wiring::billing(&config.stripe)?);
     let serving = address.map(|address| {
         let collector = StatsCollector::new(config, Kinds::all().names(), schedule::kinds(config));
         let server = Server {
@@ -89,6 +91,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
             readiness: ReadinessProbe::new(config),
             keeps_schedule,
             units: config.units(),
+            statements,
             meters: config.meters.iter().map(|m| m.name.clone()).collect(),
             config: config.http.clone(),
         };

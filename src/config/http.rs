@@ -9,6 +9,8 @@ use super::secret::Secret;
 
 /// The variable of the token that acting on jobs over HTTP needs.
 pub(super) const TOKEN_VARIABLE: &str = "METER_HTTP__TOKEN";
+/// The variable of the key that signs links to statements.
+pub(super) const STATEMENT_KEY_VARIABLE: &str = "METER_HTTP__STATEMENT_KEY";
 /// A token that can be guessed is none.
 const TOKEN_BYTES: usize = 16;
 
@@ -28,6 +30,9 @@ pub struct HttpConfig {
     /// What retry and cancel need; from the environment only.
     #[serde(skip)]
     pub token: Secret,
+    /// What signs links to statements; from the environment only.
+    #[serde(skip)]
+    pub statement_key: Secret,
 }
 
 /// Who may read pages that name customers.
@@ -49,6 +54,7 @@ impl Default for HttpConfig {
             hosts: vec![],
             snapshot_seconds: 15,
             token: Secret::default(),
+            statement_key: Secret::default(),
         }
     }
 }
@@ -72,9 +78,12 @@ impl HttpConfig {
         if !(1..=900).contains(&self.snapshot_seconds) {
             faults.push((key("snapshot_seconds"), "1 to 900 seconds".into()));
         }
-        let token = self.token.expose();
-        if !token.is_empty() && token.len() < TOKEN_BYTES {
-            faults.push((key("token"), format!("{TOKEN_VARIABLE} has fewer than {TOKEN_BYTES} characters")));
+        let secrets =
+            [("token", &self.token, TOKEN_VARIABLE), ("statement_key", &self.statement_key, STATEMENT_KEY_VARIABLE)];
+        for (name, secret, variable) in secrets {
+            if (1..TOKEN_BYTES).contains(&secret.expose().len()) {
+                faults.push((key(name), format!("{variable} has fewer than {TOKEN_BYTES} characters")));
+            }
         }
         faults
     }

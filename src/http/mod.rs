@@ -1,17 +1,19 @@
-//! What `meter work` serves: `/metrics`, `/healthz`, `/readyz`, the status page, the jobs, and the
-//! runbook.
+//! What `meter work` serves: `/metrics`, `/healthz`, `/readyz`, the status page, the jobs, the
+//! runbook, and statements by signed links.
 //!
 //! No request waits for a query over all customers: figures come from the last snapshot
 //! ([`crate::health::StatsCollector`]). Metrics and health name no customer, so whoever reaches the
 //! port may read them. Pages are for this machine alone unless `http.pages` opens them, and each
 //! action needs the token, so that no other site can act through a user's browser (`guard`).
 
+mod customers;
 mod guard;
 mod health;
 mod page;
 mod pages;
 mod readiness;
 mod server;
+mod statements;
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
@@ -132,6 +134,7 @@ fn router(server: Server) -> Router {
     let server = Arc::new(server);
     let for_readers = Router::new()
         .route("/", get(pages::status))
+        .route("/customers", get(customers::show))
         .route("/jobs", get(pages::jobs))
         .route("/jobs/{seq}", get(pages::job))
         .route("/jobs/{seq}/retry", post(pages::retry))
@@ -142,6 +145,7 @@ fn router(server: Server) -> Router {
         .route("/metrics", get(metrics))
         .route("/healthz", get(async || "alive\n"))
         .route("/readyz", get(health::ready))
+        .route("/statement", get(statements::show))
         .route("/runbook", get(async || Page(StatusCode::OK, ui::runbook(include_str!("../../docs/operations.md")))))
         .route("/runbook/{page}", get(document))
         .merge(for_readers)

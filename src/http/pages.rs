@@ -22,7 +22,7 @@ use crate::visible;
 use crate::worker::Kinds;
 
 /// A page waits this long for the jobs that it lists.
-const PAGE_WAIT: Duration = Duration::from_secs(5);
+pub(super) const PAGE_WAIT: Duration = Duration::from_secs(5);
 /// Jobs on one page.
 const LISTED: u32 = 100;
 /// Jobs among which the newest of each kind are searched first.

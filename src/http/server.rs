@@ -11,6 +11,7 @@ use crate::config::HttpConfig;
 use crate::health::StatsCollector;
 use crate::metrics::{Metrics, Sources};
 use crate::queue::Queue;
+use crate::statement::StatementSettings;
 use crate::worker::Phase;
 
 /// What exists once the database has answered.
@@ -36,6 +37,7 @@ pub struct Server {
     /// Whether this process keeps the schedule.
     pub keeps_schedule: bool,
     pub units: BTreeMap<String, String>,
+    pub statements: StatementSettings,
     /// Meters that have gauges even without usage.
     pub meters: Vec<String>,
     pub config: HttpConfig,

@@ -3,6 +3,7 @@
 
 pub(crate) mod accuracy;
 pub(crate) mod audit;
+pub(crate) mod bill;
 pub(crate) mod budgets;
 pub(crate) mod decided;
 pub(crate) mod enforce;
@@ -16,6 +17,7 @@ pub(crate) mod push;
 pub(crate) mod reconcile;
 pub(crate) mod restore;
 pub(crate) mod shared;
+pub(crate) mod statement;
 
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
@@ -118,6 +120,19 @@ pub(crate) fn cost(books: &Database) {
     if let Some(cost) = crate::format::cost(books.traffic()) {
         out(&cost);
     }
+}
+
+/// Prints rows as CSV (RFC 4180); a cell that a spreadsheet would take for a formula is a text.
+pub(crate) fn csv(rows: Vec<Vec<String>>) -> anyhow::Result<()> {
+    let mut writer = csv::Writer::from_writer(vec![]);
+    for row in rows {
+        let is_number = |cell: &str| cell.parse::<rust_decimal::Decimal>().is_ok();
+        let acts = |cell: &str| cell.starts_with(['=', '+', '-', '@']) && !is_number(cell);
+        let cells = row.into_iter().map(|cell| if acts(&cell) { format!("'{cell}") } else { cell });
+        writer.write_record(cells.map(|cell| visible::line(&cell).into_owned()))?;
+    }
+    raw(String::from_utf8(writer.into_inner()?)?.trim_end());
+    Ok(())
 }
 
 pub(crate) fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {

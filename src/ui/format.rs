@@ -73,6 +73,16 @@ pub(super) fn instant(at: Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
+/// A customer's id as a link to its page; words for usage without a tag.
+pub(super) fn customer_link(id: &str) -> Markup {
+    let encode = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    };
+    let query: String = id.bytes().map(encode).collect();
+    html! { @if id.is_empty() { (customer(id)) } @else { a href={ "/customers?id=" (query) } { (id) } } }
+}
+
 /// The time since or until an instant; the instant itself is the tool tip.
 pub(super) fn ago(then: Timestamp, now: Timestamp) -> Markup {
     let text = if then > now {

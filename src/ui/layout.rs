@@ -16,6 +16,7 @@ const FAVICON: &str = "data:image/svg+xml;base64,\
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Here {
     Status,
+    Customers,
     Jobs,
     Job,
     Runbook,
@@ -78,6 +79,7 @@ pub(super) fn document(title: &str, here: Here, refresh: u32, body: Markup, foot
                             nav aria-label="Pages" {
                                 ul {
                                     (entry("/", "Status", Here::Status))
+                                    (entry("/customers", "Customers", Here::Customers))
                                     (entry("/jobs", "Jobs", Here::Jobs))
                                     (entry("/runbook", "Runbook", Here::Runbook))
                                 }

@@ -1,4 +1,5 @@
-//! HTML: the status page, the jobs, the runbook, and the document of `meter report`.
+//! HTML: the status page, the jobs, the runbook, and the documents of `meter report` and
+//! `meter statement`.
 //!
 //! Each function is pure: it turns values into a whole HTML document. A document fetches nothing
 //! and has no script; one style sheet and the charts are inline, so that
@@ -7,11 +8,13 @@
 //! quantity into a pixel.
 
 mod chart;
+mod customer;
 mod format;
 mod jobs;
 mod layout;
 mod report;
 mod runbook;
+mod statement;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -26,10 +29,12 @@ use jiff::{SignedDuration, Timestamp};
 use crate::health::Overview;
 use crate::queue::JobState;
 
+pub use customer::{CustomerView, customer, customers};
 pub(crate) use format::about;
 pub use jobs::{job, jobs};
 pub use report::report;
 pub use runbook::runbook;
+pub use statement::statement;
 pub use status::{RUNS, status};
 pub(crate) use usage::forecast;
 

@@ -124,7 +124,7 @@ fn near_limit(view: &StatusView<'_>, now: Timestamp) -> Markup {
         let unit = usage::unit(view.units, &p.meter);
         html! {
             tr {
-                th.id scope="row" { (format::customer(&p.customer)) }
+                th.id scope="row" { (format::customer_link(&p.customer)) }
                 td.whole { (p.meter) }
                 td {
                     @if p.allowed { span.state.warning { (icon(Tone::Warning)) span { "near" } } }
@@ -256,7 +256,7 @@ fn stripe(view: &StatusView<'_>, now: Timestamp) -> Markup {
                     html! {
                         @for alarm in &stripe.some_alarms {
                             tr {
-                                th.id scope="row" { (format::customer(&alarm.customer)) }
+                                th.id scope="row" { (format::customer_link(&alarm.customer)) }
                                 td.whole { (alarm.meter) }
                                 td.text { (format::prose(&alarm.difference.to_string())) }
                             }

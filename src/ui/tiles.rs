@@ -1,5 +1,8 @@
 //! The figures at a glance: one tile each.
 
+use std::collections::BTreeMap;
+
+use books::units::money::Currency;
 use jiff::{SignedDuration, Timestamp};
 use maud::{Markup, html};
 
@@ -37,6 +40,7 @@ impl Tile {
 
 pub(super) fn tiles(view: &StatusView<'_>, now: Timestamp) -> Markup {
     let tiles = [
+        money(view, now),
         bill(view, now),
         day(view, now),
         ledger(view),
@@ -68,6 +72,30 @@ pub(super) fn tiles(view: &StatusView<'_>, now: Timestamp) -> Markup {
 
 fn none() -> Markup {
     html! { "none yet" }
+}
+
+/// What the billing periods that go on will bring, as the last audit summed it.
+fn money(view: &StatusView<'_>, now: Timestamp) -> Tile {
+    let mut sums: BTreeMap<Currency, (i64, i64)> = BTreeMap::new();
+    for (code, open) in view.overview.audit.billing.iter().flat_map(|of| &of.open) {
+        let Ok(currency) = code.parse::<Currency>() else { continue };
+        let sum = sums.entry(currency).or_default();
+        *sum = (sum.0.saturating_add(open.billable), sum.1.saturating_add(open.house));
+    }
+    let written = |currency: &Currency, minor: i64| format!("{}\u{a0}{currency}", currency.written(minor));
+    let amounts: Vec<String> = sums.iter().map(|(currency, (billable, _))| written(currency, *billable)).collect();
+    let label = "To be billed for current periods";
+    if amounts.is_empty() {
+        return Tile::new(label, html! { "nothing" }).line(html! { "no plan has a price, or nothing is planned" });
+    }
+    let mut tile = Tile::new(label, html! { (amounts.join(" and ")) });
+    for (currency, (_, house)) in sums.iter().filter(|(_, (_, house))| *house > 0) {
+        tile = tile.line(html! { (written(currency, *house)) " beyond budgets, which the company pays" });
+    }
+    tile.line(html! {
+        @if let Some(at) = view.overview.audit.at { "as audited " (ago(at, now)) "; " }
+        code { "meter bill" } " has each customer's"
+    })
 }
 
 /// With several payers, the oldest of their newest bills.

@@ -20,6 +20,8 @@ const SRC: &[&str] = &[
     "queue",
     "wiring",
     "plan_file",
+    "statement",
+    "statement_link",
     "health",
     "metrics",
     "worker",

@@ -8,7 +8,7 @@ use clap::CommandFactory;
 use crate::support::Workspace;
 
 /// Every command that takes a customer's id, with one that is unknown.
-const LINES: [&str; 17] = [
+const LINES: [&str; 19] = [
     "customer show bob",
     "budget set bob 5",
     "budget remove bob",
@@ -17,6 +17,8 @@ const LINES: [&str; 17] = [
     "entitlements bob",
     "explain-entitlement bob chime_minutes",
     "explain bob storage_gb 2026-11-03",
+    "bill bob",
+    "statement bob --json",
     "turn bob",
     "usage bob",
     "measured bob",

@@ -10,6 +10,7 @@ mod backup;
 mod billing;
 mod billing_books;
 mod billing_kill;
+mod bills;
 mod bombs;
 mod browser;
 mod bucket_kill;

@@ -39,7 +39,7 @@ pub(crate) fn files(below: &Path, ending: &str) -> Vec<PathBuf> {
 }
 
 /// Keys that a configuration has only when somebody says so.
-const OPTIONAL: [&str; 35] = [
+const OPTIONAL: [&str; 37] = [
     "database.rows_quota.read",
     "database.rows_quota.written",
     "tag_key",
@@ -51,12 +51,14 @@ const OPTIONAL: [&str; 35] = [
     "exports[].payer",
     "exports[].region",
     "exports[].endpoint",
+    "meters[].display_name",
     "guard.day_change_percent",
     "notifications.url",
     "shared_buckets[].name",
     "shared_buckets[].customer_key",
     "shared_buckets[].customer_pattern",
     "shared_buckets[].customer_parameter",
+    "shared_buckets[].customer_uploads",
     "shared_buckets[].expire_days",
     "shared_buckets[].quiet_hours",
     "shared_buckets[].remainder",
@@ -77,12 +79,13 @@ const OPTIONAL: [&str; 35] = [
     "stripe.per_second",
 ];
 /// Secrets, which only a variable can hold.
-const SECRETS: [(&str, &str); 5] = [
+const SECRETS: [(&str, &str); 6] = [
     ("METER_DATABASE__TOKEN", "token"),
     ("METER_DATABASE__COPY_TOKEN", "token of a copy"),
     ("METER_NOTIFICATIONS__SECRET", "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"),
     ("METER_STRIPE__KEY", "rk_live_of_nobody"),
     ("METER_HTTP__TOKEN", "sixteen or more characters"),
+    ("METER_HTTP__STATEMENT_KEY", "sixteen or more of another key"),
 ];
 
 /// The keys of the default configuration, with their values; lists of sections by their first

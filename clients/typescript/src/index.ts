@@ -13,6 +13,7 @@ import type { Columns, Database, Instant, Whole } from "./values.js";
 import { date, figure, first, flag, instant, integer, nullable, text, whole } from "./values.js";
 
 export * from "./contract.js";
+export { statementLink } from "./statement.js";
 export type { Database, Instant, Whole };
 
 /** A text that a newer `meter` may answer, which this package does not know. */

@@ -18,6 +18,7 @@ import {
   setStatus,
   signUp,
   startUse,
+  statementLink,
   stopUse,
   takeTurn,
 } from "../src/index.js";
@@ -269,4 +270,15 @@ test("the example hands out, refuses, and measures", async () => {
   assert.deepEqual(await ask("PUT /uploads/a%20key"), [204, null]);
   assert.deepEqual(await ask("DELETE /uploads/a%20key"), [204, null]);
   assert.equal((await recordUpload(books, { customer: id, id: "a key", bytes: 1 }))!.level, 2_000_000n);
+});
+
+// the same as in src/statement_link.rs, which a third party has signed
+test("a link to a statement is signed as the worker checks it", async () => {
+  const link = { customer: "a&b ü", period: "2026-11-03", expires: new Date(1_800_000_060_999), key: "a key of sixteen or more" };
+  const signature = "c1c78930fa66cf56c3e460bed69b98587101725325b69ae0d895c4418edab118";
+  const query = "customer=a%26b%20%C3%BC&period=2026-11-03&expires=1800000060";
+  assert.equal(await statementLink(link), `/statement?${query}&signature=${signature}`);
+  for (const wrong of [{ period: "2026-11" }, { key: "" }, { expires: new Date(NaN) }]) {
+    await assert.rejects(statementLink({ ...link, ...wrong }), RangeError);
+  }
 });
