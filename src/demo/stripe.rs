@@ -12,6 +12,7 @@ use fake_stripe::{FakeStripe, Fault, Options, Subscription};
 use jiff::{SignedDuration, Timestamp};
 use jobs::context::Context;
 use jobs::job::Mode;
+use jobs::push_stripe::bill::{WantedBills, WantedPeriods, bills};
 use jobs::push_stripe::{PushReport, push};
 use jobs::reconcile_stripe::reconcile;
 use jobs::roll_periods::roll;
@@ -22,12 +23,19 @@ use super::step::step;
 use crate::config::{Config, Secret, StripeMeterConfig};
 use crate::exit::Exit;
 use crate::print;
+use crate::print::bill::View;
 use crate::print::reconcile::MOST;
 
 /// The key of an account that does not exist.
 const KEY: &str = "sk_test_demo";
 const EVENT: &str = "demo_chime_milliminutes";
 const SUBSCRIBERS: usize = 3;
+
+/// The meter in Stripe of the demo's meter.
+pub(super) fn meters() -> BTreeMap<String, StripeMeterConfig> {
+    let mapping = StripeMeterConfig { event_name: EVENT.into(), per_unit: 1000.into(), display_name: None };
+    BTreeMap::from([("chime_minutes".to_owned(), mapping)])
+}
 
 /// Bills the month so far to customers who subscribed on its first day; `restate` has AWS change
 /// its mind.
@@ -46,8 +54,6 @@ pub(super) async fn bill(
     let mut config = config.clone();
     config.stripe.url = stripe.url();
     config.stripe.key = Secret::new(KEY);
-    let mapping = StripeMeterConfig { event_name: EVENT.into(), per_unit: 1000.into(), display_name: None };
-    config.stripe.meters = BTreeMap::from([("chime_minutes".to_owned(), mapping)]);
     let context = Context { billing: Arc::new(crate::wiring::billing(&config.stripe)?), ..context.clone() };
     let failed = |f: jobs::job::Failure| anyhow!("{:#}", f.error());
 
@@ -94,9 +100,18 @@ pub(super) async fn bill(
     }
     print::reconcile::periods(&periods, &context.billing, later);
     let lines = who.iter().flat_map(|c| stripe.world().invoices(&format!("cus_{c}")));
-    let row = |l: fake_stripe::InvoiceLine| vec![l.subscription, l.event_name, l.quantity.normalize().to_string()];
+    let row = |l: fake_stripe::InvoiceLine| {
+        let cents = l.amount.normalize().to_string();
+        vec![l.subscription, l.event_name, l.quantity.normalize().to_string(), cents]
+    };
     print::out("");
-    print::table(&["invoice of", "line", ">quantity"], lines.map(row).collect());
+    print::table(&["invoice of", "line", ">quantity", ">cents"], lines.map(row).collect());
+    if let Some(customer) = who.first() {
+        print::out(&format!("\n$ meter bill {customer}"));
+        let wanted = WantedBills { customer: Some(customer.clone()), periods: WantedPeriods::Current };
+        let found = bills(&context.books, &context.billing, wanted, later).await?;
+        print::bill::show(&found, View::Lines, &config.units());
+    }
     let counts = stripe.world().counts();
     print::out(&format!("{} events were counted, none of them twice", counts.events_applied));
     stripe.stop().await;

@@ -22,7 +22,7 @@ use super::meeting;
 use super::shared;
 use super::step::step;
 use super::stripe;
-use crate::config::{Config, DatabaseConfig, ExportConfig, FormatConfig};
+use crate::config::{Config, DatabaseConfig, ExportConfig, FormatConfig, StripeConfig};
 use crate::exit::Exit;
 use crate::health::MADE_BY_DEMO;
 use crate::wiring::{self, Open};
@@ -45,6 +45,7 @@ pub(super) async fn run(folder: &Path, now: Timestamp) -> anyhow::Result<(Config
             endpoint: None,
         }],
         shared_buckets: vec![shared::config(folder)],
+        stripe: StripeConfig { meters: stripe::meters(), ..StripeConfig::default() },
         database: DatabaseConfig { url: folder.join("meter.db").display().to_string(), ..DatabaseConfig::default() },
         ..Config::default()
     };

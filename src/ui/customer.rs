@@ -53,7 +53,7 @@ pub fn customer(view: &CustomerView<'_>, now: Timestamp) -> String {
         (entitlements(view, now))
         h2 { "What will be billed" }
         (money(view))
-        @if let Some(statement) = view.statement { (statement::usage_by_day(statement)) }
+        @if let Some(statement) = view.statement { div.report { (statement::usage_by_day(statement)) } }
         h2 { "Meter events" }
         (events(view, now))
         h2 { "Notifications" }
@@ -87,7 +87,6 @@ fn entitlements(view: &CustomerView<'_>, now: Timestamp) -> Markup {
                     (statement::rounded(of.used)) " " (unit)
                     @if let Some(part) = format::of_it_measured(of.used_measured) { br; span.soft { (part) } }
                 }
-                td.n data-label="Included" { (quantity(of.included)) }
                 td.n data-label="Limit" {
                     @if let Some(limit) = of.effective_limit { (quantity(limit)) } @else { "none" }
                     @if let Some(at) = of.blocked_at { br; span.soft { (format::limit_reached(at, now)) } }
@@ -103,7 +102,6 @@ fn entitlements(view: &CustomerView<'_>, now: Timestamp) -> Markup {
                     th scope="col" { "What" }
                     th scope="col" { "Now" }
                     th.n scope="col" { "Used" }
-                    th.n scope="col" { "Included" }
                     th.n scope="col" { "Limit" }
                     th scope="col" { "Why" }
                 }
@@ -130,15 +128,12 @@ fn money(view: &CustomerView<'_>) -> Markup {
     html! {
         p.lead { (format::long_day(first)) " to " (format::long_day(last)) ", plan " (of.plan) "." }
         div.block { (statement::overview(of)) }
-        ul.notes {
-            @for meter in &of.meters {
-                @for note in statement::notes(meter) { li { (meter.name) ": " (note) } }
-            }
-            @for budget in &of.budgets {
-                li { "Overage budget for " (statement::capped(&budget.meter, of)) ": " (written(budget.amount_minor, of.currency)) "." }
+        @for budget in &of.budgets {
+            p.block {
+                "Overage budget for " (statement::capped(&budget.meter, of)) ": " (written(budget.amount_minor, of.currency)) "."
             }
         }
-        @if waiting { p.soft.block { code { "meter bill " (of.customer) } " says what it waits for." } }
+        @if waiting { p.soft.block { code { "meter bill " (of.customer) } " says what some of it waits for." } }
     }
 }
 

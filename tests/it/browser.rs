@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::support::served::{Served, demo};
-use crate::support::{Ran, query};
+use crate::support::{Ran, meter, query};
 use testkit::needs::{named, tool};
 
 #[test]
@@ -15,7 +15,8 @@ fn pages_show_the_demo_in_a_browser() {
         return;
     }
     let (_folder, kept) = demo();
-    let worker = Served::start(&kept, "", &[("METER_HTTP__TOKEN", "a-token-of-this-test")]);
+    let signed = ("METER_HTTP__STATEMENT_KEY", "a-key-of-this-test");
+    let worker = Served::start(&kept, "", &[("METER_HTTP__TOKEN", "a-token-of-this-test"), signed]);
     worker.until_settled();
     let ask = |sql: &str| query(&kept.join("meter.db"), sql).remove(0);
     let grouped = |n: &str| match n.len() {
@@ -32,6 +33,10 @@ fn pages_show_the_demo_in_a_browser() {
         "verify_books",
         "recognised by no meter",
     ]);
+    let payer = ask("SELECT customer FROM billing_targets WHERE billable > 0 ORDER BY billable DESC LIMIT 1");
+    let link = meter(&kept).args(["statement", &payer, "--link", "1"]).env(signed.0, signed.1).output().unwrap();
+    let link = Ran::from(link).ends(0).out.trim().to_owned();
+    let more = serde_json::json!({ "customer": format!("/customers?id={payer}"), "statement": link });
     let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("screenshots");
     let ran: Ran = Command::new("node")
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/browser/check.mjs"))
@@ -39,12 +44,16 @@ fn pages_show_the_demo_in_a_browser() {
         .env("BASE_URL", format!("http://127.0.0.1:{}", worker.port))
         .env("OUT", &out)
         .env("EXPECT", expected.unwrap())
+        .env("MORE", more.to_string())
         .output()
         .unwrap()
         .into();
     ran.ends(0);
-    for name in ["status-light.png", "status-dark.png", "status-narrow.png", "jobs.png"] {
-        assert!(out.join(name).metadata().unwrap().len() > 10_000, "{name}");
+    let forms = ["light", "dark", "narrow", "print"];
+    let pages = ["status", "customer", "statement"];
+    let names = pages.iter().flat_map(|page| forms.map(|form| format!("{page}-{form}.png")));
+    for name in names.chain(["jobs.png".to_owned()]) {
+        assert!(out.join(&name).metadata().unwrap().len() > 10_000, "{name}");
     }
     assert_eq!(worker.stop(), 0);
 }

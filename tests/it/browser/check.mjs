@@ -4,8 +4,9 @@
 //   PLAYWRIGHT_CORE=…/node_modules/playwright-core BASE_URL=http://127.0.0.1:9464 OUT=screenshots \
 //     EXPECT='["All is well"]' node check.mjs
 //
-// EXPECT: texts that `/` must show. CHROMIUM: the browser, if it is not /usr/bin/chromium. Leaves status-light.png, status-dark.png,
-// status-narrow.png and jobs.png in OUT; ends with 1 and says why when a promise is broken.
+// EXPECT: texts that `/` must show. MORE: other pages, `{"name": "/path"}`. CHROMIUM: the browser, if it is not /usr/bin/chromium.
+// Leaves status-light.png, status-dark.png, status-narrow.png, status-print.png, jobs.png, and the same four of each page of MORE in
+// OUT; ends with 1 and says why when a promise is broken.
 
 import { mkdirSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -24,7 +25,9 @@ const { chromium } = createRequire(import.meta.url)(resolve(need("PLAYWRIGHT_COR
 const base = new URL(need("BASE_URL"));
 const out = need("OUT");
 const expected = JSON.parse(process.env.EXPECT ?? "[]");
-const PAGES = ["/", "/jobs", "/runbook"];
+const more = JSON.parse(process.env.MORE ?? "{}");
+const PAGES = ["/", "/jobs", "/customers", "/runbook", ...Object.values(more)];
+const NAMES = { "/": "status", ...Object.fromEntries(Object.entries(more).map(([name, path]) => [path, name])) };
 const DESK = { width: 1280, height: 900 };
 const PHONE = { width: 360, height: 740 };
 const FLAGS = [
@@ -171,21 +174,35 @@ async function look(browser, path, scheme, viewport) {
   }
   const file = shot(path, scheme, viewport);
   if (file) await page.screenshot({ path: join(out, file), fullPage: true });
-  promise(await focusIsSeen(page), `${name}: no link gets a focus that one sees by Tab`);
+  // a document without navigation may have no link
+  const links = await page.locator("a").count();
+  promise(links === 0 || (await focusIsSeen(page)), `${name}: no link gets a focus that one sees by Tab`);
   // everything folded is looked at too
   await page.evaluate(() => document.querySelectorAll("details").forEach((d) => (d.open = true)));
   const unfolded = await page.evaluate(overflow);
   promise(!unfolded, `${name}: scrolls sideways when unfolded: ${unfolded}`);
   for (const text of await page.evaluate(faintTexts)) broken.push(`${name}: too little contrast when unfolded: ${text}`);
   await enterActsOnNothing(page, name);
+  if (NAMES[path] && scheme === "light" && viewport === DESK) await print(page, path);
   await context.close();
+}
+
+/** On paper: black on white, without the navigation, and no wider than the sheet. */
+async function print(page, path) {
+  await page.setViewportSize({ width: 720, height: 1000 });
+  await page.emulateMedia({ media: "print" });
+  promise(!(await page.locator("header.top").isVisible().catch(() => false)), `${path} (print): the navigation is printed`);
+  const wide = await page.evaluate(overflow);
+  promise(!wide, `${path} (print): wider than the sheet: ${wide}`);
+  await page.screenshot({ path: join(out, `${NAMES[path]}-print.png`), fullPage: true });
 }
 
 function shot(path, scheme, viewport) {
   if (path === "/jobs" && scheme === "light" && viewport === DESK) return "jobs.png";
-  if (path !== "/") return null;
-  if (viewport === DESK) return `status-${scheme}.png`;
-  return scheme === "light" ? "status-narrow.png" : null;
+  const name = NAMES[path];
+  if (!name) return null;
+  if (viewport === DESK) return `${name}-${scheme}.png`;
+  return scheme === "light" ? `${name}-narrow.png` : null;
 }
 
 mkdirSync(out, { recursive: true });
