@@ -105,8 +105,8 @@ enum Command {
     /// Show who used the buckets that all customers share, by day, as S3's own reports tell it, and
     /// how the bill is divided by that
     Shared(shared::Args),
-    /// Show where a booked figure comes from: the entries of the ledger, and for a shared bucket
-    /// the customer's objects or requests
+    /// Show where a charge comes from: its billing target, events, entries of the ledger and
+    /// versions of bills, down to the lines of AWS's bill
     Explain(explain::Args),
     /// List the versions of bills that were booked or put on hold
     Versions(versions::Args),
