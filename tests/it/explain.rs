@@ -154,6 +154,15 @@ fn a_charge_is_explained_from_the_invoice_down_to_the_lines_of_the_bill() {
     fixture.run(&format!("explain ann --period {begins}")).ends(0).says(&["250.25 minutes booked"]);
     fixture.run(&format!("explain ann --period {}", &begins[..7])).ends(0).says(&["250.25 minutes booked"]);
 
+    // a decision names its days and its bill
+    fixture.run("run enforce-budgets").ends(0);
+    fixture.run("explain-entitlement ann chime_minutes").ends(0).says(&[
+        "used so far",
+        "250.25",
+        "v2 of default",
+        &format!("`meter explain ann --meter chime_minutes --period {begins} --lines`"),
+    ]);
+
     // other lines than those that were booked, in a file of the same length
     for file in data_files(place) {
         let text = std::fs::read_to_string(&file).unwrap();
