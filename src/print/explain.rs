@@ -311,22 +311,25 @@ fn of_lines(explained: &Explained, meter: &ExplainedMeter) {
         return;
     }
     out("");
+    let has_shares = meter.days.iter().any(|day| day.apportioned.is_none_or(|shares| !shares.is_zero()));
     let row = |day: &ReadDay| {
         let compared = match day.difference {
             Some(difference) if difference.is_zero() => "equal".to_owned(),
             Some(difference) => format!("DIFFERENT by {}", change(difference)),
             None => "not compared: the reports or the rule of a shared bucket are others by now".to_owned(),
         };
-        let apportioned = match day.apportioned {
-            Some(shares) if shares.is_zero() => "-".to_owned(),
-            Some(shares) => quantity(shares),
-            None => "?".to_owned(),
-        };
         let bill = format!("{} {}", day.payer, day.month);
-        let (lines, sum, booked) = (count(day.lines), quantity(day.quantity), quantity(day.booked));
-        vec![format!("  {}", day.day), bill, lines, sum, apportioned, booked, compared]
+        let mut cells = vec![format!("  {}", day.day), bill, count(day.lines), quantity(day.quantity)];
+        if has_shares {
+            cells.push(day.apportioned.map_or("?".to_owned(), quantity));
+        }
+        cells.extend([quantity(day.booked), compared]);
+        cells
     };
-    let titles = ["  day", "bill", ">lines", ">their sum", ">of shared buckets", ">booked", ""];
+    let mut titles = vec!["  day", "bill", ">lines", ">their sum", ">booked", ""];
+    if has_shares {
+        titles.insert(4, ">of shared buckets");
+    }
     table(&titles, meter.days.iter().map(row).collect());
     let own = explained.lines().filter(|(_, line)| line.meter == meter.meter);
     let row = |(_, line): (&BookedVersion, &BillLine)| {

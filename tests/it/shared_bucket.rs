@@ -457,6 +457,8 @@ fn a_generated_bucket_is_in_the_bill_and_read_by_both_jobs() {
             "/2026-03-2",
         ]);
     assert!(!objects.out.contains("note:"), "{}", objects.out);
+    let lines = place.run(&format!("explain {customer} --meter storage_gb --day 2026-03-28 --items 0 --lines")).ends(0);
+    lines.says(&["of shared buckets", " equal"]);
     let requests = place.run(&format!("explain {customer} --meter transfer_gb --day 2026-03-28")).ends(0);
     requests.says(&["shared bucket my-uploads\n", " bytes\n", "REST.GET.OBJECT"]);
     let json = format!("explain {customer} --meter storage_gb --day 2026-03-28 --items 10000 --lines --json");

@@ -5,6 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, StringArray};
+use books::shared_bucket::Remainder;
+use books::shared_bucket::shares::BucketRule;
 use books::units::calendar::Day;
 use books::units::quantity::Quantity;
 use books::usage::entries::{BookedEntries, BookedVersion, EntriesFilter};
@@ -176,6 +178,51 @@ async fn listed_lines_make_what_is_booked_in_every_form_of_file() {
         );
         assert_eq!(one.start.to_string(), "2026-10-01T00:00:00Z");
         assert_eq!(found.files, files.len());
+    }
+}
+
+/// Where buckets are shared, lines of S3 are counted only when their resource is known: usage of a
+/// part of a bucket is not counted, and a customer's tag goes before the bucket.
+#[tokio::test]
+async fn lines_that_wait_for_their_resource_are_listed_when_they_count() {
+    let rule = BucketRule {
+        bucket: "my-uploads".into(),
+        remainder: Remainder::House,
+        floor_percent: 50,
+        ceiling_percent: 200,
+        settle_hours: 24,
+    };
+    for form in ["parquet", "csv"] {
+        let world = IngestFixture::with(Rules { shared_buckets: vec![rule.clone()], ..rules(TAG) }).await;
+        let stored = |customer: &str, amount: f64| Line {
+            product: "AmazonS3",
+            usage_type: "TimedStorage-ByteHrs".into(),
+            ..chime(customer, 1, amount)
+        };
+        let lines =
+            [stored("acme", 1.5), stored("acme", 20.0), stored("", 300.0), stored("acme", 0.25), chime("acme", 1, 7.0)];
+        let resources = ["my-uploads", "arn:aws:s3:::my-uploads/c/", "my-uploads", "own-bucket", "meeting"];
+        let bytes = match form {
+            "parquet" => {
+                let mut columns = columns(&lines);
+                columns.push(("line_item_resource_id", Arc::new(StringArray::from(resources.to_vec()))));
+                ingest_fixture::parquet_bytes(columns)
+            }
+            _ => {
+                let text = String::from_utf8(csv(&lines)).unwrap();
+                let named = |(text, (n, resource)): (String, (usize, &&str))| {
+                    text.replace(&format!("meeting-{n},"), &format!("{resource},"))
+                };
+                resources.iter().enumerate().fold(text, |text, of| named((text, of))).into_bytes()
+            }
+        };
+        deliver(&world.bucket(), V1, &[(if form == "csv" { "e-1.csv" } else { "e-1.parquet" }, bytes)]);
+        assert_eq!(world.ingest().await.unwrap().outcome, IngestOutcome::Applied, "{form}");
+        assert_eq!(every_cell_is_the_sum_of_its_lines(&world).await, (2, 3), "{form}");
+        let found = read(&world, "acme").await;
+        let listed: Vec<_> = found.lines.iter().map(|line| (line.resource.as_str(), line.amount.to_string())).collect();
+        let want = [("my-uploads", "1.5"), ("own-bucket", "0.25"), ("meeting", "7")];
+        assert_eq!(listed, want.map(|(resource, amount)| (resource, amount.to_owned())), "{form}");
     }
 }
 
