@@ -15,7 +15,7 @@ pub fn bookings(month: &str, entries: &str) -> [String; 5] {
             "INSERT INTO bill_versions (payer, month, export, format, version, manifest_key, manifest_digest, rules_digest, account, \
              delivered_at, state, supersedes, rows, counted_rows, rounded_amounts, decided_at) \
              SELECT 'p', {month}, 'e', 'cur2', 'v', 'k', 'd', 'r', '', strftime('%Y-%m-%dT%H:%M:%SZ'), 'applied', \
-             (SELECT max(id) FROM bill_versions WHERE payer = 'p' AND month = {month}), 0, 0, 0, ''"
+             (SELECT max(id) FROM bill_versions WHERE payer = 'p' AND month = {month}), 0, 0, 0, strftime('%Y-%m-%dT%H:%M:%SZ')"
         ),
         format!(
             "INSERT INTO bookings (payer, month, identity, entries, started_at) \

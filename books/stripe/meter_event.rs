@@ -193,6 +193,18 @@ pub async fn last_seq(c: &Connection) -> Result<i64, BooksError> {
     first_row(c, last, ()).await?.map_or(Ok(0), |row| row.get(0))
 }
 
+/// The events for usage of a customer's period, the oldest first.
+pub async fn events_of_period(
+    c: &Connection,
+    customer: &str,
+    period: std::ops::Range<i64>,
+) -> Result<Vec<MeterEvent>, BooksError> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM meter_events WHERE customer = ?1 AND period_start >= ?2 AND period_start < ?3 ORDER BY seq"
+    );
+    all(c, &sql, params![customer, period.start, period.end]).await
+}
+
 /// The result of an attempt, as it is written to the event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct AttemptOutcome {

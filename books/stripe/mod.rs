@@ -13,6 +13,7 @@
 pub mod acknowledgement;
 pub mod alarm;
 pub mod billing_target;
+pub mod charge;
 pub mod comparison;
 pub mod difference;
 pub mod due;

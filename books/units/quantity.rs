@@ -167,6 +167,23 @@ impl Quantity {
         let (value, fit) = divide_half_even(product, 10_i128.pow(factor.scale()));
         Ok((Self(value), fit))
     }
+
+    /// This quantity times an exact decimal, as text with all its decimals. A product beyond 128
+    /// bits is written as its two factors.
+    pub fn times_exactly(self, factor: Decimal) -> String {
+        match self.0.checked_mul(factor.mantissa()) {
+            Some(product) => decimal_text(product, DECIMALS + factor.scale()),
+            None => format!("{self} × {factor}"),
+        }
+    }
+}
+
+/// `n` × 10^-`scale` as plain decimal text without trailing zeros.
+fn decimal_text(n: i128, scale: u32) -> String {
+    let digits = format!("{:0>width$}", n.unsigned_abs(), width = usize::try_from(scale).unwrap_or(0) + 1);
+    let (whole, rest) = digits.split_at(digits.len() - usize::try_from(scale).unwrap_or(0));
+    let (sign, rest) = (if n < 0 { "-" } else { "" }, rest.trim_end_matches('0'));
+    if rest.is_empty() { format!("{sign}{whole}") } else { format!("{sign}{whole}.{rest}") }
 }
 
 /// `n / d` rounded to the nearest integer, ties to even; `d` is positive.
@@ -326,6 +343,23 @@ mod tests {
         assert_eq!(f("0.0000000001", "0.5"), ("0".into(), Rounding::Rounded));
         assert_eq!(f("0.0000000003", "0.5"), ("0.0000000002".into(), Rounding::Rounded));
         assert_eq!(f("-0.0000000003", "0.5"), ("-0.0000000002".into(), Rounding::Rounded));
+    }
+
+    #[test]
+    fn a_product_keeps_all_its_decimals() {
+        for (quantity, factor, want) in [
+            ("2", "60", "120"),
+            ("0.0000000001", "0.5", "0.00000000005"),
+            ("-1.5", "0.0166666667", "-0.02500000005"),
+            ("0", "0.25", "0"),
+            ("12", "1", "12"),
+            ("0.1", "10", "1"),
+        ] {
+            let product = quantity.parse::<Quantity>().unwrap().times_exactly(factor.parse().unwrap());
+            assert_eq!(product, want, "{quantity} × {factor}");
+        }
+        let large = Quantity::from_scaled(i128::MAX / 2);
+        assert!(large.times_exactly("0.0000000003".parse().unwrap()).ends_with(" × 0.0000000003"));
     }
 
     proptest! {

@@ -15,6 +15,7 @@ use parquet::arrow::arrow_reader::{
 };
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
+use parquet::file::statistics::Statistics;
 use tokio::task::JoinError;
 
 use super::decoder_guard::guarded;
@@ -140,6 +141,19 @@ impl ColumnFile {
         ProjectionMask::roots(self.metadata.parquet_schema(), places.iter().copied())
     }
 
+    /// What the file says of the values at these places.
+    ///
+    /// # Errors
+    /// When the footer is damaged.
+    pub(crate) fn statistics(&self, footer: &Footer, places: &[usize]) -> Result<FileStatistics, ReadError> {
+        let mask = self.mask(places);
+        let leaves: Vec<usize> = (0..self.metadata.parquet_schema().num_columns()).collect();
+        let wanted: Vec<usize> = leaves.into_iter().filter(|leaf| mask.leaf_included(*leaf)).collect();
+        let decoded = footer.decode_with(&wanted);
+        let metadata = decoded.map_err(|e| ReadError::of_parquet(&self.name, ", footer", e))?;
+        Ok(FileStatistics { metadata, leaves: wanted })
+    }
+
     /// Bytes that [`ColumnFile::fetch`] reads into memory for a row group.
     pub(crate) fn needed_bytes(&self, group: usize, places: &[usize]) -> u64 {
         bytes_of(&self.ranges(group, &self.mask(places)))
@@ -166,6 +180,23 @@ impl ColumnFile {
         let parts = ranges.iter().map(|r| r.start).zip(bytes).collect();
         let chunks = Chunks { size: self.object.size, parts: Arc::new(parts) };
         Ok(GroupChunks { file: self, group, places, chunks })
+    }
+}
+
+/// What a file says of the values of some columns.
+#[derive(Debug)]
+pub(crate) struct FileStatistics {
+    metadata: Arc<ParquetMetaData>,
+    leaves: Vec<usize>,
+}
+
+impl FileStatistics {
+    /// Of the last leaf of the column at a place: the values of a map come after its keys. None
+    /// where the file says nothing.
+    pub(crate) fn of(&self, group: usize, place: usize) -> Option<&Statistics> {
+        let schema = self.metadata.file_metadata().schema_descr();
+        let leaf = self.leaves.iter().rev().find(|leaf| schema.get_column_root_idx(**leaf) == place)?;
+        self.metadata.row_groups().get(group)?.columns().get(*leaf)?.statistics()
     }
 }
 

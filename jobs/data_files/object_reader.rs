@@ -41,11 +41,16 @@ pub(crate) struct Footer {
 }
 
 impl Footer {
-    /// Decodes it, without the statistics, which nobody reads.
+    /// Decodes it, without the statistics.
     pub(crate) fn decode(&self) -> parquet::errors::Result<Arc<ParquetMetaData>> {
+        self.decode_with(&[])
+    }
+
+    /// Decodes it, with the statistics of some leaf columns only.
+    pub(crate) fn decode_with(&self, leaves: &[usize]) -> parquet::errors::Result<Arc<ParquetMetaData>> {
         let skip = || ParquetStatisticsPolicy::SkipAll;
         let options = ParquetMetaDataOptions::new()
-            .with_column_stats_policy(skip())
+            .with_column_stats_policy(ParquetStatisticsPolicy::skip_except(leaves))
             .with_encoding_stats_policy(skip())
             .with_size_stats_policy(skip());
         guarded(|| ParquetMetaDataReader::decode_metadata_with_options(&self.bytes, Some(&options))).map(Arc::new)

@@ -14,6 +14,8 @@
 
 mod fault;
 mod limits;
+mod list;
+mod listing;
 mod mark;
 mod names;
 mod partial;
@@ -29,6 +31,9 @@ use std::sync::Arc;
 use fault::Faults;
 pub use fault::{FaultKind, FaultyLines, LineFault, Origin};
 pub use limits::UsageTooLarge;
+use listing::Listing;
+pub use listing::WantedLines;
+pub(super) use listing::{LineSum, ListedLine};
 pub(super) use mark::Mark;
 use names::{DictionaryMap, Interner};
 pub(super) use partial::PARTIAL_SUMS_VERSION;
@@ -117,6 +122,8 @@ pub struct UsageAggregator {
     faults: Faults,
     /// Counted when their resource is known.
     waiting: Vec<WaitingLine>,
+    /// Of a reading that shows the lines of a customer.
+    listing: Option<Listing>,
 }
 
 impl UsageAggregator {
@@ -152,6 +159,7 @@ impl UsageAggregator {
             seen: Seen::default(),
             faults: Faults::default(),
             waiting: vec![],
+            listing: None,
         }
     }
 
@@ -262,8 +270,10 @@ impl UsageAggregator {
             is_untagged: matches!(line.customer, Ok(0)),
             is_similar: matches!(line.customer, Ok(0)) && seen::has_similar_tag(batch, row),
         };
+        let listed = self.wanted(line, &counted, line_group);
         let Some(measured) = self.needs_resource(line_group) else {
             self.put(counted);
+            self.list(listed);
             return Counted::Yes;
         };
         let resource = (origin.resource)(row);
@@ -271,9 +281,15 @@ impl UsageAggregator {
             let is_rounded = line.amount.as_ref().is_ok_and(|(_, fit)| *fit == Rounding::Rounded);
             let row = usize::try_from((origin.place)(row)).unwrap_or(usize::MAX);
             self.wait(self.line_groups[idx(line_group)].key, row, counted, is_rounded);
+            if let Some(waiting) = self.waiting.last_mut() {
+                waiting.listed = listed;
+            }
             return Counted::Waits;
         }
         let left_out = self.put_of_resource(counted, measured, &resource.unwrap_or_default());
+        if left_out.is_none() {
+            self.list(listed);
+        }
         left_out.map_or(Counted::Yes, Counted::LeftOut)
     }
 
@@ -408,6 +424,9 @@ impl UsageAggregator {
         self.long_lines += other.long_lines;
         self.seen.merge(&other.seen);
         self.faults.merge(&other.faults);
+        if let (Some(own), Some(theirs)) = (&mut self.listing, &other.listing) {
+            own.merge(theirs);
+        }
     }
 
     /// The sums.

@@ -24,12 +24,14 @@ mod growing;
 mod growth;
 mod guard;
 pub mod hold;
+pub mod lines;
 mod months;
 mod notes;
 pub mod parquet_file;
 mod parts;
 mod read;
 mod report;
+mod row_groups;
 mod sums;
 
 use std::time::Duration;

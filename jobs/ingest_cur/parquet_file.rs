@@ -11,9 +11,10 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef};
 
-use super::aggregate::{Origin, UsageAggregator};
+use super::aggregate::{Origin, UsageAggregator, WantedLines};
 use super::batch::{Amounts, Batch, Days, Tag, TagColumn, TextColumn};
 use super::export::{FOCUS, FOCUS_COLUMN};
+use super::row_groups;
 use crate::data_files::column_file::{ColumnFile, GroupChunks, OpenedFile};
 use crate::data_files::memory::Plan;
 use crate::data_files::object_reader::Footer;
@@ -225,6 +226,19 @@ impl ParquetFile {
     /// Bytes that `ParquetFile::fetch` reads into memory for a row group.
     pub fn needed_bytes(&self, group: usize) -> u64 {
         self.file.needed_bytes(group, &self.wanted.places())
+    }
+
+    /// The row groups that can have one of these lines, by the file's statistics.
+    pub(super) fn groups_with(&self, footer: &Footer, wanted: &WantedLines) -> Result<Vec<usize>, ReadError> {
+        let places = [self.wanted.tags.clone(), vec![self.wanted.day]].concat();
+        let statistics = self.file.statistics(footer, &places)?;
+        let day = self.file.schema().field(self.wanted.day).data_type();
+        let can = |group: &usize| {
+            let of = |place: &usize| statistics.of(*group, *place);
+            self.wanted.tags.iter().any(|tag| row_groups::can_have_text(of(tag), &wanted.customer))
+                && row_groups::can_have_day(of(&self.wanted.day), day, wanted)
+        };
+        Ok((0..self.row_groups()).filter(can).collect())
     }
 
     /// Fetches the needed column chunks of a row group.

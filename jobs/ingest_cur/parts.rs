@@ -99,7 +99,7 @@ impl Job for IngestPart {
         if moved(&planned, &head_all(source.as_ref(), &keys).await?) {
             return Ok(obsolete);
         }
-        let (aggregator, FileStats { files, files_without_tag }) = read?;
+        let (aggregator, FileStats { files, files_without_tag, .. }) = read?;
         let rows = files.iter().map(|f| f.rows).sum();
         let facts = PartFacts { files, files_without_tag };
         let packing = tokio::task::spawn_blocking(move || aggregator.pack());

@@ -7,12 +7,13 @@
 //! A row group that takes more than
 //! [`ReadLimits::largest_group`](crate::context::ReadLimits::largest_group) is refused.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::aggregate::{UsageAggregator, WaitingLine};
+use super::aggregate::{UsageAggregator, WaitingLine, WantedLines};
 use super::csv;
 use super::parquet_file::{ParquetFile, texts};
 use crate::context::ReadSettings;
@@ -35,6 +36,8 @@ pub(super) struct FileStats {
     pub(super) files: Vec<BillFile>,
     /// Files with counted lines and without a column for the customer tag.
     pub(super) files_without_tag: usize,
+    /// Row groups that cannot have a wanted line, and were not read.
+    pub(super) skipped_row_groups: u64,
 }
 
 impl FileStats {
@@ -45,9 +48,19 @@ impl FileStats {
 
 /// A piece of a version that is read by itself.
 enum ReadUnit {
-    Group { file: usize, parquet: Arc<ParquetFile>, group: usize, footer: Arc<OwnedSemaphorePermit> },
-    Csv { file: usize },
-    Empty,
+    Group {
+        file: usize,
+        parquet: Arc<ParquetFile>,
+        group: usize,
+        footer: Arc<OwnedSemaphorePermit>,
+    },
+    Csv {
+        file: usize,
+    },
+    /// Row groups that are not read.
+    Skipped {
+        groups: u64,
+    },
 }
 
 /// A file that is about to be read.
@@ -64,6 +77,7 @@ struct Found {
     row_groups: u64,
     counted_rows: u64,
     lacks_tag: bool,
+    skipped_row_groups: u64,
     /// The unit's share of the file's bytes.
     bytes: u64,
 }
@@ -77,12 +91,22 @@ struct Shared {
     pool: Mutex<Vec<UsageAggregator>>,
     budget: Budget,
     largest_group: u64,
+    /// The lines that are listed; none where all are only summed.
+    wanted: Option<Arc<WantedLines>>,
 }
 
 impl Shared {
     fn take(&self) -> UsageAggregator {
         let pooled = self.pool.lock().ok().and_then(|mut pool| pool.pop());
-        pooled.unwrap_or_else(|| UsageAggregator::new(Arc::clone(&self.rules), self.month))
+        pooled.unwrap_or_else(|| self.aggregator())
+    }
+
+    fn aggregator(&self) -> UsageAggregator {
+        let new = UsageAggregator::new(Arc::clone(&self.rules), self.month);
+        match &self.wanted {
+            Some(wanted) => new.listing(Arc::clone(wanted)),
+            None => new,
+        }
     }
 
     fn give_back(&self, aggregator: UsageAggregator) {
@@ -118,14 +142,19 @@ impl Shared {
         let permit = Arc::new(self.budget.footer(&self.source.name(&object.key), &footer).await?);
         let (source, keys) = (Arc::clone(&self.source), self.keys.clone());
         let opened = ParquetFile::open(source, object, &footer, keys, self.largest_group)?;
-        let Some(parquet) = opened.map(Arc::new) else { return Ok(vec![ReadUnit::Empty]) };
+        let Some(parquet) = opened.map(Arc::new) else { return Ok(vec![ReadUnit::Skipped { groups: 0 }]) };
+        let groups = match &self.wanted {
+            Some(wanted) => parquet.groups_with(&footer, wanted)?,
+            None => (0..parquet.row_groups()).collect(),
+        };
+        let skipped = u64::try_from(parquet.row_groups() - groups.len()).unwrap_or(0);
         let unit = |group| ReadUnit::Group { file, parquet: Arc::clone(&parquet), group, footer: Arc::clone(&permit) };
-        Ok((0..parquet.row_groups()).map(unit).collect())
+        Ok(std::iter::once(ReadUnit::Skipped { groups: skipped }).chain(groups.into_iter().map(unit)).collect())
     }
 
     async fn work(self: Arc<Self>, part: ReadUnit) -> Result<Found, ReadError> {
         match part {
-            ReadUnit::Empty => Ok(Found::default()),
+            ReadUnit::Skipped { groups } => Ok(Found { skipped_row_groups: groups, ..Found::default() }),
             ReadUnit::Csv { file } => {
                 let _memory = self.budget.memory(csv::BYTES).await?;
                 let _processor = self.budget.processor().await?;
@@ -135,7 +164,7 @@ impl Shared {
                     csv::aggregate(Arc::clone(&self.source), object, self.keys.clone(), aggregator).await?;
                 self.give_back(aggregator);
                 let (rows, counted_rows, lacks_tag) = (facts.rows, facts.counted_rows, facts.lacks_tag);
-                Ok(Found { file, rows, row_groups: 0, counted_rows, lacks_tag, bytes: self.objects[file].size })
+                Ok(Found { file, rows, counted_rows, lacks_tag, bytes: self.objects[file].size, ..Found::default() })
             }
             ReadUnit::Group { file, parquet, group, footer } => {
                 let memory = self.budget.group_memory(parquet.needed_bytes(group)).await?;
@@ -157,7 +186,7 @@ impl Shared {
                     counted_rows += Arc::clone(&self).count_waiting(&parquet, group, waiting).await?;
                 }
                 drop(footer);
-                Ok(Found { file, rows, row_groups: 1, counted_rows, lacks_tag, bytes })
+                Ok(Found { file, rows, row_groups: 1, counted_rows, lacks_tag, bytes, skipped_row_groups: 0 })
             }
         }
     }
@@ -205,6 +234,18 @@ pub(super) async fn read_files(
     read_settings: &ReadSettings,
     month: Month,
 ) -> Result<(UsageAggregator, FileStats), ReadError> {
+    read_listing(source, objects, read_settings, month, None).await
+}
+
+/// Reads the files of a version, and lists the wanted lines. With these, only the row groups are
+/// read that can have one; the sums of all others are then not those of the bill.
+pub(super) async fn read_listing(
+    source: &Arc<dyn Source>,
+    objects: &[Object],
+    read_settings: &ReadSettings,
+    month: Month,
+    wanted: Option<Arc<WantedLines>>,
+) -> Result<(UsageAggregator, FileStats), ReadError> {
     let ReadSettings { rules, limits, progress, .. } = read_settings;
     let shared = Arc::new(Shared {
         source: Arc::clone(source),
@@ -215,6 +256,7 @@ pub(super) async fn read_files(
         pool: Mutex::default(),
         budget: Budget::new(limits),
         largest_group: limits.largest_group(),
+        wanted,
     });
     progress.start(objects.iter().map(|o| o.size).sum());
     let file = |o: &Object| BillFile {
@@ -225,7 +267,7 @@ pub(super) async fn read_files(
         row_groups: 0,
         counted_rows: 0,
     };
-    let mut facts = FileStats { files: objects.iter().map(file).collect(), files_without_tag: 0 };
+    let mut facts = FileStats { files: objects.iter().map(file).collect(), ..FileStats::default() };
     let mut without_tag = vec![false; objects.len()];
     let opening = stream::iter(0..objects.len()).map(|i| Arc::clone(&shared).open(i)).buffered(OPEN_AHEAD);
     let units = opening.and_then(|opened| Arc::clone(&shared).units(opened));
@@ -237,20 +279,52 @@ pub(super) async fn read_files(
         own.rows += found.rows;
         own.row_groups += found.row_groups;
         own.counted_rows += found.counted_rows;
+        facts.skipped_row_groups += found.skipped_row_groups;
         without_tag[found.file] |= found.lacks_tag;
         progress.add(found.bytes);
     }
     let counts = facts.files.iter().map(|file| file.counted_rows > 0);
     facts.files_without_tag = without_tag.into_iter().zip(counts).filter(|of| *of == (true, true)).count();
     let mut aggregators = shared.pool.lock().map(|mut pool| std::mem::take(&mut *pool)).unwrap_or_default();
-    let mut whole = aggregators.pop().unwrap_or_else(|| UsageAggregator::new(Arc::clone(rules), month));
+    let mut whole = aggregators.pop().unwrap_or_else(|| shared.aggregator());
     while let Some(aggregator) = aggregators.pop() {
         whole.merge(&aggregator);
         let broken = |why| ReadError::Broken { file: "all files together".into(), place: String::new(), why };
         whole.too_much().map_or(Ok(()), |why| Err(broken(why)))?;
     }
-    name_resources(&mut whole, &shared).await?;
+    match &shared.wanted {
+        Some(_) => name_listed(&mut whole, &shared).await?,
+        None => name_resources(&mut whole, &shared).await?,
+    }
     Ok((whole, facts))
+}
+
+/// Looks up the resources of listed lines: that column is read for row groups with such lines only.
+async fn name_listed(whole: &mut UsageAggregator, shared: &Shared) -> Result<(), ReadError> {
+    let Some(listing) = whole.listing_mut() else { return Ok(()) };
+    let mut places: BTreeMap<Arc<str>, BTreeMap<usize, BTreeSet<u64>>> = BTreeMap::new();
+    for ((file, group, row), _) in listing.lines.iter().filter(|(_, line)| line.resource.is_none()) {
+        if let Some(group) = group {
+            places.entry(Arc::clone(file)).or_default().entry(*group).or_default().insert(*row);
+        }
+    }
+    for (file, groups) in places {
+        let Some(object) = shared.objects.iter().find(|object| *object.key == *file) else { continue };
+        let footer = column_file::footer(&shared.source, object).await?;
+        let _footer = shared.budget.footer(&file, &footer).await?;
+        let (source, keys) = (Arc::clone(&shared.source), shared.keys.clone());
+        let opened = ParquetFile::open(source, object.clone(), &footer, keys, shared.largest_group)?;
+        let Some(parquet) = opened else { continue };
+        for (group, rows) in groups {
+            let _memory = shared.budget.group_memory(parquet.resource_bytes(group)).await?;
+            for (row, resource) in parquet.resources(group, rows).await? {
+                if let Some(line) = listing.lines.get_mut(&(Arc::clone(&file), Some(group), row)) {
+                    line.resource = Some(resource);
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Looks up the resources of faulty lines that are named. A bill without faults is read without

@@ -113,8 +113,8 @@ enum Command {
     Bill(bill::Args),
     /// Write a customer's statement of a billing period, as the customer reads it
     Statement(statement::Args),
-    /// Show where a booked figure comes from: the entries of the ledger, and for a shared bucket
-    /// the customer's objects or requests
+    /// Show where a charge comes from: its billing target, events, entries of the ledger and
+    /// versions of bills, down to the lines of AWS's bill
     Explain(explain::Args),
     /// List the versions of bills that were booked or put on hold
     Versions(versions::Args),

@@ -153,6 +153,7 @@ pub(crate) async fn explain(
             limit(past.effective_limit)
         ));
     }
+    super::explain_block::show(books, e, config, now).await?;
     let newest = coming.as_ref().map_or(e, |change| &change.is);
     if !newest.allowed {
         out("");

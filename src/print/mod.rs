@@ -9,6 +9,8 @@ pub(crate) mod decided;
 pub(crate) mod enforce;
 pub(crate) mod entitlements;
 pub(crate) mod explain;
+pub(crate) mod explain_block;
+pub(crate) mod explain_share;
 pub(crate) mod ingest;
 pub(crate) mod items;
 pub(crate) mod months;

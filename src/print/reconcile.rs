@@ -18,7 +18,7 @@ use crate::format::{ago, count, quantity};
 pub(crate) const MOST: u32 = 1_000_000;
 
 /// Stripe's units for each unit of a meter.
-fn per_unit(billing: &BillingSettings, meter: &str) -> Decimal {
+pub(crate) fn per_unit(billing: &BillingSettings, meter: &str) -> Decimal {
     billing.meters.get(meter).map_or(Decimal::ONE, |mapping| mapping.per_unit)
 }
 
@@ -50,7 +50,7 @@ pub(crate) fn periods(rows: &[ComparedPeriod], billing: &BillingSettings, now: T
 }
 
 /// The sum of the parts, without those that are 0.
-fn usage(parts: &Conservation) -> String {
+pub(crate) fn usage(parts: &Conservation) -> String {
     let Conservation { booked, within, billed, waiting, house, not_priced } = *parts;
     sum(
         booked,
@@ -73,7 +73,7 @@ pub(crate) fn sum(booked: Quantity, parts: &[(Quantity, &str)]) -> String {
 }
 
 /// What the parts are worth at the plan's price; none if nothing is priced.
-fn money(c: &ComparedPeriod, billing: &BillingSettings) -> Option<String> {
+pub(crate) fn money(c: &ComparedPeriod, billing: &BillingSettings) -> Option<String> {
     let (currency, money) = c.money(per_unit(billing, &c.meter))?;
     (money != MoneyParts::default()).then(|| format!("at the plan's price: {}", worth(currency, money)))
 }
@@ -86,7 +86,7 @@ pub(crate) fn worth(currency: Currency, money: MoneyParts) -> String {
 }
 
 /// Why something is not at Stripe, and what Stripe said last.
-fn notes(c: &ComparedPeriod, now: Timestamp) -> Vec<String> {
+pub(crate) fn notes(c: &ComparedPeriod, now: Timestamp) -> Vec<String> {
     let mut notes = vec![];
     if let Some(alarm) = &c.alarm {
         notes.push(format!("ALARM: {alarm}"));

@@ -16,7 +16,7 @@ const LINES: [&str; 19] = [
     "budget history bob",
     "entitlements bob",
     "explain-entitlement bob chime_minutes",
-    "explain bob storage_gb 2026-11-03",
+    "explain bob --meter storage_gb --day 2026-11-03",
     "bill bob",
     "statement bob --json",
     "turn bob",

@@ -25,6 +25,7 @@ mod contract;
 mod copy;
 mod disk;
 mod entitlements;
+mod explain;
 mod faults;
 mod fetch;
 mod freshness;

@@ -449,20 +449,29 @@ fn a_generated_bucket_is_in_the_bill_and_read_by_both_jobs() {
     let largest = "SELECT customer FROM bucket_weights WHERE day = '2026-03-28' AND measure = 'byte_seconds' AND customer <> '' \
                    AND class = 'STANDARD' ORDER BY length(amount) DESC, amount DESC LIMIT 1";
     let customer = place.query(largest).remove(0);
-    let objects = place.run(&format!("explain {customer} storage_gb 2026-03-28 --items 5")).ends(0).says(&[
-        "GB-months booked",
-        "apportioned",
-        "shared bucket my-uploads, STANDARD",
-        " byte-seconds\n",
-        "is worth",
-        "object made (UTC)",
-        "/2026-03-2",
-    ]);
+    let objects =
+        place.run(&format!("explain {customer} --meter storage_gb --day 2026-03-28 --items 5")).ends(0).says(&[
+            "GB-months booked",
+            "apportioned",
+            "shared bucket my-uploads, STANDARD",
+            " byte-seconds\n",
+            "is worth",
+            "object made (UTC)",
+            "/2026-03-2",
+        ]);
     assert!(!objects.out.contains("note:"), "{}", objects.out);
-    let requests = place.run(&format!("explain {customer} transfer_gb 2026-03-28")).ends(0);
+    let lines = place.run(&format!("explain {customer} --meter storage_gb --day 2026-03-28 --items 0 --lines")).ends(0);
+    lines.says(&["of shared buckets", " equal"]);
+    let requests = place.run(&format!("explain {customer} --meter transfer_gb --day 2026-03-28")).ends(0);
     requests.says(&["shared bucket my-uploads\n", " bytes\n", "REST.GET.OBJECT"]);
-    let json = place.run(&format!("explain {customer} storage_gb 2026-03-28 --items 10000 --json")).ends(0).json();
-    let standard = json["shares"].as_array().unwrap().iter().find(|share| share["class"] == "STANDARD").unwrap();
+    let json = format!("explain {customer} --meter storage_gb --day 2026-03-28 --items 10000 --lines --json");
+    let json = place.run(&json).ends(0).json();
+    let meter = &json[0]["meters"][0];
+    // what the customer has of the bucket, and no line of its own
+    let day = &meter["days"][0];
+    assert_eq!((&day["difference"], &day["lines"]), (&"0".into(), &0.into()), "{day}");
+    assert!(day["apportioned"] == day["booked"] && day["booked"] != "0", "{day}");
+    let standard = meter["shares"].as_array().unwrap().iter().find(|share| share["class"] == "STANDARD").unwrap();
     let of = |value: &serde_json::Value| value.as_str().unwrap().parse::<u128>().unwrap();
     let items = standard["items"]["items"].as_array().unwrap();
     let sum: u128 = items.iter().map(|item| of(&item["amount"])).sum();

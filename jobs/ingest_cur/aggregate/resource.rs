@@ -5,6 +5,7 @@ use std::sync::Arc;
 use books::shared_bucket::Measure;
 use books::shared_bucket::billed::BilledMeasure;
 
+use super::listing::ListedLine;
 use super::mark::Mark;
 
 /// Begins and separates the names under which usage of shared buckets is summed. No customer has a
@@ -48,6 +49,8 @@ pub(crate) struct WaitingLine {
     pub(super) customer: Arc<str>,
     pub(super) line: CountedLine,
     pub(super) is_rounded: bool,
+    /// What is listed of it, where lines are listed.
+    pub(super) listed: Option<Box<ListedLine>>,
 }
 
 /// What a resource of S3 is.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use books::shared_bucket::billed::{BilledMeasure, measured};
 use books::usage::meter::LineClaim;
 
+use super::listing::ListedLine;
 use super::mark::Mark;
 use super::resource::{CountedLine, Resource, WaitingLine, pool_name, resource};
 use super::{GroupKey, UsageAggregator};
@@ -72,6 +73,7 @@ impl UsageAggregator {
             customer: Arc::clone(&self.customers.texts[idx(line.customer)]),
             line,
             is_rounded,
+            listed: None,
         });
     }
 
@@ -99,6 +101,8 @@ impl UsageAggregator {
         };
         if let Some(mark) = mark {
             key.line_type = self.marked(key.line_type, mark);
+        } else if let Some(listed) = &waiting.listed {
+            self.list(Some(Box::new(ListedLine { resource: Some(text.to_owned()), ..ListedLine::clone(listed) })));
         }
         let group = self.line_group(key);
         let group = &mut self.line_groups[idx(group)];

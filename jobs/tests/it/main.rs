@@ -19,6 +19,7 @@ mod ingest;
 mod intake;
 mod inventory;
 mod inventory_input;
+mod lines;
 mod moved;
 mod over_a_server;
 mod parts;

@@ -5,10 +5,13 @@ use std::io::Write;
 use std::path::Path;
 
 use books::usage::bill::MeterTotals;
+use books::usage::meter::{Pattern, Rules};
 use jobs::ingest_cur::{IngestCur, IngestOutcome, IngestReport};
 use jobs::job::Job;
-use testkit::ingest_fixture::{IngestFixture, job, now, rules};
+use testkit::ingest_fixture::{IngestFixture, job, meter, now, rules};
 use testkit::needs::real_files;
+
+use crate::lines::every_cell_is_the_sum_of_its_lines;
 
 /// `cost_center` is a tag that both bills have.
 async fn ingest(world: &IngestFixture, month: &str) -> IngestReport {
@@ -71,6 +74,18 @@ fn lay_out_csv(data: &Path, bucket: &Path, gzip: bool) {
     std::fs::write(folder.join("x-Manifest.json"), manifest.to_string()).unwrap();
 }
 
+/// The CUR 2.0 bill in one of its forms.
+fn lay_out_april(data: &Path, bucket: &Path, form: &str) {
+    if form != "parquet" {
+        return lay_out_csv(data, bucket, form == "csv.gz");
+    }
+    let root = data.join("cur2-2026-04/parquet");
+    let status = std::process::Command::new("cp").arg("-r").arg(&root).arg(bucket.join("x")).status();
+    assert!(status.unwrap().success());
+    // copies of read-only files are read-only; let the temporary folder be removed
+    std::process::Command::new("chmod").args(["-R", "u+w"]).arg(bucket).status().unwrap();
+}
+
 #[tokio::test]
 async fn the_legacy_bill_has_the_storage_that_is_known_of_it() {
     let Some(data) = real_files() else { return };
@@ -94,23 +109,46 @@ fn assert_april(report: &IngestReport) {
     assert_eq!(report.rows, 1882);
 }
 
+/// Meters for much of what the real bills have, beside those of everybody, and a tag with several
+/// values.
+fn many_meters(tag_key: &str) -> Rules {
+    let mut rules = rules(tag_key);
+    rules.meters.extend([
+        meter("volumes", "AmazonEC2", "EBS:VolumeUsage.gp2", "1"),
+        meter("boxes", "AmazonEC2", "BoxUsage:*", "60"),
+        meter("regional", "AmazonEC2", "DataTransfer-Regional-Bytes", "0.0166666667"),
+        meter("databases", "AmazonRDS", "DataTransfer-*-Bytes", "1"),
+    ]);
+    rules.watched.extend([Pattern::product("AmazonEC2").unwrap(), Pattern::product("AmazonRDS").unwrap()]);
+    rules
+}
+
+#[tokio::test]
+async fn every_booked_cell_of_the_real_bills_is_the_sum_of_its_lines() {
+    let Some(data) = real_files() else { return };
+    let world = IngestFixture::with(many_meters("cost_center")).await;
+    lay_out_legacy(&data, &world.bucket());
+    ingest(&world, "2018-10").await;
+    let (cells, lines) = every_cell_is_the_sum_of_its_lines(&world).await;
+    assert!(cells > 100 && lines > 20_000, "{cells} cells, {lines} lines");
+    let mut of_april = vec![];
+    for form in ["parquet", "csv", "csv.gz"] {
+        let world = IngestFixture::with(many_meters("workload")).await;
+        lay_out_april(&data, &world.bucket(), form);
+        ingest(&world, "2026-04").await;
+        of_april.push(every_cell_is_the_sum_of_its_lines(&world).await);
+    }
+    assert!(of_april[0].0 > 10 && of_april[0].1 > 30, "{of_april:?}");
+    assert!(of_april.iter().all(|found| *found == of_april[0]), "{of_april:?}");
+}
+
 #[tokio::test]
 async fn parquet_csv_and_gzip_of_one_bill_make_the_same_books() {
     let Some(data) = real_files() else { return };
     let mut books = vec![];
     for form in ["parquet", "csv", "csv.gz"] {
         let world = IngestFixture::with(rules("cost_center")).await;
-        match form {
-            "parquet" => {
-                let root = data.join("cur2-2026-04/parquet");
-                let bucket = world.bucket();
-                let status = std::process::Command::new("cp").arg("-r").arg(&root).arg(bucket.join("x")).status();
-                assert!(status.unwrap().success());
-                // copies of read-only files are read-only; let the temporary folder be removed
-                std::process::Command::new("chmod").args(["-R", "u+w"]).arg(bucket).status().unwrap();
-            }
-            other => lay_out_csv(&data, &world.bucket(), other == "csv.gz"),
-        }
+        lay_out_april(&data, &world.bucket(), form);
         let report = ingest(&world, "2026-04").await;
         assert_april(&report);
         let lines = world.dump("SELECT product || usage_type || unit || line_type || claim || lines || '|' || tagged_lines || '|' || amount FROM bill_lines ORDER BY 1").await;
