@@ -87,6 +87,7 @@ pub(super) async fn status(State(server): Shared, Query(query): Query<StatusQuer
     let view = StatusView {
         overview: &overview,
         units: &server.units,
+        names: &server.statements.names,
         runs: &runs,
         no_runs: no_runs.as_deref(),
         version: env!("CARGO_PKG_VERSION"),

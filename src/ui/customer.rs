@@ -84,7 +84,7 @@ fn entitlements(view: &CustomerView<'_>, now: Timestamp) -> Markup {
                     @else { span.state.wrong { (icon(Tone::Bad)) span { "blocked" } } }
                 }
                 td.n data-label="Used" title=(of.used) {
-                    (statement::rounded(of.used)) " " (unit)
+                    (format::rounded(of.used)) " " (unit)
                     @if let Some(part) = format::of_it_measured(of.used_measured) { br; span.soft { (part) } }
                 }
                 td.n data-label="Limit" {

@@ -1,7 +1,7 @@
 //! Amounts, times and names in HTML.
 
 use books::limits::entitlement::Reason;
-use books::units::quantity::{Quantity, UNIT};
+use books::units::quantity::{Quantity, UNIT, divide_half_even};
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -31,6 +31,13 @@ pub(crate) fn about(q: Quantity) -> String {
         _ => UNIT / 10_000,
     };
     quantity(Quantity::from_scaled((q.scaled() + step / 2).div_euclid(step) * step))
+}
+
+/// A quantity to two decimals, for reading.
+pub(super) fn rounded(q: Quantity) -> String {
+    let step = UNIT / 100;
+    let (steps, _) = divide_half_even(q.scaled(), step);
+    quantity(Quantity::from_scaled(steps * step))
 }
 
 /// A part of a whole, in percent: `1.5 %`, never on two lines; none of nothing.

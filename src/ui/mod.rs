@@ -48,6 +48,8 @@ pub struct StatusView<'a> {
     pub overview: &'a Overview,
     /// The unit of each meter in the plural: minutes.
     pub units: &'a BTreeMap<String, String>,
+    /// The name of each meter that people read.
+    pub names: &'a BTreeMap<String, String>,
     /// The newest runs of jobs, newest first.
     pub runs: &'a [RunRow],
     /// Why the runs could not be read.

@@ -2,7 +2,7 @@
 //! and no word that only operators know.
 
 use books::units::money::Currency;
-use books::units::quantity::{DECIMALS, Quantity, divide_half_even};
+use books::units::quantity::Quantity;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
@@ -10,7 +10,7 @@ use jobs::push_stripe::bill::InvoiceState;
 use maud::{Markup, html};
 
 use super::chart::{self, Bar};
-use super::format::{self, long_day, quantity};
+use super::format::{self, long_day, quantity, rounded};
 use super::layout::{Here, document, scroll};
 use crate::statement::{Statement, StatementCorrection, StatementMeter};
 
@@ -222,11 +222,4 @@ fn amount(minor: Option<i64>, currency: Currency) -> String {
 
 fn money(minor: i64, currency: Currency) -> String {
     format!("{}\u{a0}{currency}", currency.written(minor))
-}
-
-/// To two decimals.
-pub(super) fn rounded(q: Quantity) -> String {
-    let step = 10_i128.pow(DECIMALS - 2);
-    let (steps, _) = divide_half_even(q.scaled(), step);
-    quantity(Quantity::from_scaled(steps * step))
 }

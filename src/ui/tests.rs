@@ -125,6 +125,7 @@ fn status_of(overview: &Overview, runs: &[RunRow], refresh_seconds: u32) -> Stri
         &StatusView {
             overview,
             units: &units,
+            names: &BTreeMap::new(),
             runs,
             no_runs: None,
             version: "0.1.0",
@@ -227,6 +228,7 @@ fn figures_are_shown_though_the_runs_cannot_be_read() {
     let view = StatusView {
         overview: &overview,
         units: &units,
+        names: &BTreeMap::new(),
         runs: &[],
         no_runs: Some("the database does not answer <"),
         version: "0.1.0",

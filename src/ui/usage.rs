@@ -48,7 +48,7 @@ fn card(id: &str, meter: &str, unit: &str, view: &StatusView<'_>, today: Date) -
     let some_unattributed = bars.iter().any(|b| !b.unattributed.is_zero());
     html! {
         section.card.meter aria-labelledby=(id) {
-            h3.id #(id) { (meter) }
+            h3.id #(id) title=(meter) { (view.names.get(meter).map_or(meter, String::as_str)) }
             @match month {
                 Some(month) => (so_far(month, unit, today)),
                 None => { p.empty { "Nothing is booked in " (today.strftime("%B").to_string()) " yet." } }
@@ -78,7 +78,7 @@ fn so_far(month: &MonthUsage, unit: &str, today: Date) -> Markup {
     let share = format::share(month.unattributed, total);
     html! {
         p.figure {
-            b { (format::quantity(total)) }
+            b title=(total) { (format::rounded(total)) }
             span { (unit) " in " (format::counted(month.days, "day", "days")) " of " (name) }
         }
         p.soft {
@@ -88,7 +88,7 @@ fn so_far(month: &MonthUsage, unit: &str, today: Date) -> Markup {
             @if month.unattributed.is_zero() {
                 "All of it belongs to customers."
             } @else {
-                (format::quantity(month.unattributed)) @if let Some(share) = share { " (" (share) ")" } " without a customer."
+                (format::rounded(month.unattributed)) @if let Some(share) = share { " (" (share) ")" } " without a customer."
             }
         }
     }
