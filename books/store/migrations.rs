@@ -73,6 +73,7 @@ const MIGRATIONS: &[Migration] = migrations![
     39 "0039_shared_buckets",
     40 "0040_shares",
     41 "0041_notification_ids",
+    43 "0043_customers_by_hand",
 ];
 
 /// The schema version that this build works with.
