@@ -14,7 +14,7 @@ use books::units::calendar::Day;
 use books::units::money::{Currency, Price};
 use books::units::quantity::Quantity;
 use jiff::Timestamp;
-use jobs::push_stripe::bill::{BillLine, CustomerBill, InvoiceState, WantedBills, WantedPeriods, bills};
+use jobs::push_stripe::bill::{CustomerBill, InvoiceLine, InvoiceState, WantedBills, WantedPeriods, bills};
 use jobs::stripe::BillingSettings;
 use serde::Serialize;
 
@@ -44,6 +44,8 @@ impl StatementSettings {
 pub struct Statement {
     pub form: u32,
     pub customer: String,
+    /// The display name; null when it has none.
+    pub name: Option<String>,
     pub plan: String,
     pub currency: Currency,
     pub period_start: Timestamp,
@@ -136,10 +138,13 @@ pub async fn statement(
     let budgets = books.budgets(customer).await?;
     let turn = books.turn_periods(Some(customer.to_owned()), now).await?;
     let plans = books.plans().await?;
+    let known = books.customers(None, Some(customer.to_owned())).await?;
+    let name = known.into_iter().next().and_then(|known| known.display_name);
     let meters = bill.lines.iter().map(|line| meter(line, settings, by_meter.remove(&line.meter).unwrap_or_default()));
     Ok(Some(Statement {
         form: FORM,
         customer: customer.to_owned(),
+        name,
         meters: meters.collect(),
         budgets: budgets.into_iter().filter_map(|of| budget(of, bill.currency)).collect(),
         turn: turn.iter().filter_map(|of| turn_of(of, &bill, &plans)).collect(),
@@ -153,7 +158,7 @@ pub async fn statement(
     }))
 }
 
-fn meter(line: &BillLine, settings: &StatementSettings, days: Vec<StatementDay>) -> StatementMeter {
+fn meter(line: &InvoiceLine, settings: &StatementSettings, days: Vec<StatementDay>) -> StatementMeter {
     let correction = |of: &jobs::push_stripe::bill::Correction| StatementCorrection {
         period_start: of.period_start,
         quantity: Quantity::of_stripe(of.value, line.per_unit),

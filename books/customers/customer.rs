@@ -1,16 +1,19 @@
 //! Customers, and the counters on their rows that the web backend reads.
 
-use crate::store::connection::{Connection, params};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Display, Formatter};
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use tokio::time::Instant;
 
 use crate::limits::plan::{DEFAULT_PLAN, Plans};
+use crate::store::connection::{Connection, Row, params};
 use crate::store::database::Database;
+use crate::store::erased::ErasedIds;
 use crate::store::error::BooksError;
 use crate::store::pace::Pace;
-use crate::store::rows::{first_row, json, scaled_sum};
+use crate::store::rows::{json, scaled_sum};
 use crate::units::calendar::{Month, instant};
 use crate::units::form;
 
@@ -22,6 +25,7 @@ pub const COUNTERS: Pace = Pace::new(500, 5000);
 pub struct Customer {
     /// The value of the cost allocation tag.
     pub id: String,
+    pub display_name: Option<String>,
     pub plan: String,
     /// `active`, `past_due` or `canceled`.
     pub status: String,
@@ -58,7 +62,7 @@ pub struct PeriodRow {
     pub closed: bool,
 }
 
-/// A customer to be added.
+/// A customer to be added, or what a file says of one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct NewCustomer {
     /// The value of the cost allocation tag.
@@ -71,18 +75,31 @@ pub struct NewCustomer {
     /// None = `active`.
     #[serde(default)]
     pub status: Option<String>,
+    #[serde(default)]
+    pub display_name: Option<String>,
 }
 
-/// Why customers cannot be added.
+/// What is wrong with one of several customers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CustomerFault {
+    /// Place in the list.
+    pub at: usize,
+    pub id: String,
+    pub why: String,
+}
+
+impl Display for CustomerFault {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "customer `{}`: {}", self.id.escape_debug(), self.why)
+    }
+}
+
+/// Why customers cannot be added or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum CustomerError {
-    #[error("customer `{}`: {why}", id.escape_debug())]
-    Wrong {
-        /// Place in the list.
-        at: usize,
-        id: String,
-        why: String,
-    },
+    /// At most one fault of each customer, in the order of the list.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Wrong(Vec<CustomerFault>),
     #[error(transparent)]
     Books(#[from] BooksError),
 }
@@ -159,56 +176,15 @@ impl Database {
     /// they are.
     ///
     /// # Errors
-    /// [`CustomerError::Wrong`] for an id or a name that has not its form, an id given twice, an
-    /// unknown plan or status, and a Stripe id of another customer.
-    pub async fn add_customers(&self, customers: Vec<NewCustomer>) -> Result<u64, CustomerError> {
-        let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
-        let mut stripe: BTreeMap<&str, &str> = BTreeMap::new();
-        for (at, new) in customers.iter().enumerate() {
-            let wrong = |why: &str| Err(CustomerError::Wrong { at, id: new.id.clone(), why: why.to_owned() });
-            if !form::is_name(&new.id, form::CUSTOMER_ID) {
-                return wrong(&format!("that is no id: {}", form::name_rule(form::CUSTOMER_ID)));
-            }
-            if let Some(plan) = new.plan.as_deref().filter(|plan| !form::is_name(plan, form::PLAN_NAME)) {
-                return wrong(&format!("`{}` is no plan: {}", plan.escape_debug(), form::name_rule(form::PLAN_NAME)));
-            }
-            if let Some(id) = new.stripe_customer_id.as_deref().filter(|id| !form::is_stripe_id(id)) {
-                let rule = form::stripe_id_rule();
-                return wrong(&format!(
-                    "`{}` is no id of Stripe: {rule}; leave it out as long as there is none",
-                    id.escape_debug()
-                ));
-            }
-            if seen.insert(&new.id, at).is_some() {
-                return wrong("it is named twice; a tag value can be one customer's only");
-            }
-            if let Some(other) = new.stripe_customer_id.as_deref().and_then(|id| stripe.insert(id, &new.id)) {
-                return wrong(&format!("customer `{other}` has the same Stripe id"));
-            }
-            if !matches!(new.status.as_deref(), None | Some("active" | "past_due" | "canceled")) {
-                return wrong("the status is active, past_due or canceled");
-            }
-        }
-        let status = |new: &NewCustomer| new.status.clone().unwrap_or_else(|| "active".to_owned());
-        let rows: Vec<_> =
-            customers.iter().map(|new| (&new.id, plan_of(new), &new.stripe_customer_id, status(new))).collect();
-        let rows = json(&rows)?;
-        let looked_up = rows.clone();
-        let looked_up = self
-            .with_connection(async move |c| tokio::try_join!(Plans::load(c), first_row(c, TAKEN, params![looked_up])));
-        let (plans, taken) = looked_up.await?;
-        for (at, new) in customers.iter().enumerate() {
-            let plan = plan_of(new);
-            if !plans.names().contains(&plan.as_str()) {
-                let why = format!("there is no plan `{plan}`; there are: {}", plans.names().join(", "));
-                return Err(CustomerError::Wrong { at, id: new.id.clone(), why });
-            }
-        }
-        if let Some(row) = taken {
-            let (other, key, stripe): (String, i64, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
-            let at = usize::try_from(key).unwrap_or_default();
-            let id = customers.get(at).map(|n| n.id.clone()).unwrap_or_default();
-            return Err(CustomerError::Wrong { at, id, why: format!("customer `{other}` has the Stripe id {stripe}") });
+    /// [`CustomerError::Wrong`] for an id or a name that has not its form, an id given twice or
+    /// erased, an unknown plan or status, and a Stripe id of another customer.
+    pub async fn add_customers(&self, mut customers: Vec<NewCustomer>) -> Result<u64, CustomerError> {
+        customers.iter_mut().for_each(NewCustomer::choose_plan);
+        let rows = new_rows(&customers)?;
+        let found = self.with_connection(async move |c| faults(c, &customers, &BTreeMap::new()).await);
+        let found = found.await?;
+        if !found.is_empty() {
+            return Err(CustomerError::Wrong(found));
         }
         Ok(self.with_connection(async move |c| c.execute(ADD, params![rows]).await).await?)
     }
@@ -216,20 +192,12 @@ impl Database {
     /// Customers by id; of one plan, or with one id, when they are given.
     pub async fn customers(&self, plan: Option<String>, id: Option<String>) -> Result<Vec<Customer>, BooksError> {
         self.with_connection(async move |c| {
-            let sql = "SELECT id, plan, status, stripe_customer_id, created_at FROM customers \
+            let sql = "SELECT id, plan, status, stripe_customer_id, created_at, display_name FROM customers \
                        WHERE (?1 IS NULL OR plan = ?1) AND (?2 IS NULL OR id = ?2) ORDER BY id";
             let mut rows = c.query(sql, params![plan, id.clone()]).await?;
             let mut found = vec![];
             while let Some(row) = rows.next().await? {
-                found.push(Customer {
-                    id: row.get(0)?,
-                    plan: row.get(1)?,
-                    status: row.get(2)?,
-                    stripe_customer_id: row.get(3)?,
-                    created_at: row.get(4)?,
-                    subscriptions: vec![],
-                    periods: vec![],
-                });
+                found.push(customer(&row)?);
             }
             if let (Some(_), [one]) = (id, &mut found[..]) {
                 one.subscriptions = subscriptions(c, &one.id).await?;
@@ -241,19 +209,121 @@ impl Database {
     }
 }
 
-fn plan_of(new: &NewCustomer) -> String {
-    new.plan.clone().unwrap_or_else(|| DEFAULT_PLAN.to_owned())
+/// Reads id, plan, status, Stripe id, time and display name.
+pub(super) fn customer(row: &Row) -> Result<Customer, BooksError> {
+    Ok(Customer {
+        id: row.get(0)?,
+        plan: row.get(1)?,
+        status: row.get(2)?,
+        stripe_customer_id: row.get(3)?,
+        created_at: row.get(4)?,
+        display_name: row.get(5)?,
+        subscriptions: vec![],
+        periods: vec![],
+    })
 }
 
-/// A Stripe id that another customer has; ?1 as in [`ADD`].
-const TAKEN: &str = "SELECT c.id, j.key, j.value ->> 2 FROM json_each(?1) j \
-    JOIN customers c ON c.stripe_customer_id = j.value ->> 2 WHERE c.id <> j.value ->> 0 LIMIT 1";
+impl NewCustomer {
+    /// Chooses [`DEFAULT_PLAN`] if no plan is said.
+    pub(super) fn choose_plan(&mut self) {
+        self.plan.get_or_insert_with(|| DEFAULT_PLAN.to_owned());
+    }
+}
 
-/// ?1 is a JSON array of [id, plan, Stripe id, status]. One statement needs no transaction to be
-/// whole, and holds the write lock no longer than it runs. In the order of the ids it takes two
-/// thirds of the time: neighbours share pages.
-const ADD: &str = "INSERT INTO customers (id, plan, stripe_customer_id, status) \
-    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?1) WHERE true ORDER BY 1 \
+/// The faults that show without the books, each by its place.
+fn form_faults(customers: &[NewCustomer]) -> BTreeMap<usize, String> {
+    let (mut seen, mut stripe) = (BTreeSet::new(), BTreeMap::new());
+    let faults = customers.iter().enumerate().filter_map(|(at, new)| {
+        // both are noted also of a customer with another fault
+        let is_repeated = !seen.insert(new.id.as_str());
+        let shares = new.stripe_customer_id.as_deref().and_then(|id| stripe.insert(id, new.id.as_str()));
+        let fault = form_fault(new).or_else(|| {
+            let repeated = is_repeated.then(|| "it is named twice; a tag value can be one customer's only".to_owned());
+            repeated.or_else(|| shares.map(|other| format!("customer `{other}` has the same Stripe id")))
+        });
+        Some((at, fault?))
+    });
+    faults.collect()
+}
+
+fn form_fault(new: &NewCustomer) -> Option<String> {
+    let name = |text: &str, what: &str, most: usize| {
+        (!form::is_name(text, most)).then(|| format!("{what}: {}", form::name_rule(most)))
+    };
+    let optional = |text: &Option<String>, what: &str, most: usize| {
+        text.as_deref().and_then(|text| name(text, &format!("`{}` is no {what}", text.escape_debug()), most))
+    };
+    let id = name(&new.id, "that is no id", form::CUSTOMER_ID);
+    let stripe = || {
+        let id = new.stripe_customer_id.as_deref().filter(|id| !form::is_stripe_id(id))?;
+        let rule = form::stripe_id_rule();
+        Some(format!("`{}` is no id of Stripe: {rule}; leave it out as long as there is none", id.escape_debug()))
+    };
+    let status = || {
+        let is_known = matches!(new.status.as_deref(), None | Some("active" | "past_due" | "canceled"));
+        (!is_known).then(|| "the status is active, past_due or canceled".to_owned())
+    };
+    id.or_else(|| optional(&new.plan, "plan", form::PLAN_NAME))
+        .or_else(stripe)
+        .or_else(status)
+        .or_else(|| optional(&new.display_name, "display name", form::DISPLAY_NAME))
+}
+
+/// What is wrong with customers. `moved` are the Stripe ids that existing customers get at the same
+/// time: whoever gets another one gives up the old one.
+pub(super) async fn faults(
+    c: &Connection,
+    customers: &[NewCustomer],
+    moved: &BTreeMap<String, String>,
+) -> Result<Vec<CustomerFault>, BooksError> {
+    let mut faults = form_faults(customers);
+    let stripe: Vec<&str> = customers.iter().filter_map(|new| new.stripe_customer_id.as_deref()).collect();
+    let (plans, erased, mut rows) =
+        tokio::try_join!(Plans::load(c), ErasedIds::load(c), c.query(HOLDERS, params![json(&stripe)?]))?;
+    let mut holders: BTreeMap<String, String> = BTreeMap::new();
+    while let Some(row) = rows.next().await? {
+        holders.insert(row.get(0)?, row.get(1)?);
+    }
+    for (at, new) in customers.iter().enumerate() {
+        if let Some(plan) = new.plan.as_deref().filter(|plan| !plans.names().contains(plan)) {
+            let known = plans.names().join(", ");
+            faults.entry(at).or_insert_with(|| format!("there is no plan `{plan}`; there are: {known}"));
+        }
+        if let Some(pseudonym) = erased.pseudonym(&new.id) {
+            let why = "this id was erased, and its usage is booked to";
+            faults.entry(at).or_insert_with(|| format!("{why} {pseudonym}; give the customer another id"));
+        }
+        let Some((id, holder)) = new.stripe_customer_id.as_deref().and_then(|id| holders.get_key_value(id)) else {
+            continue;
+        };
+        let gives_it_up = moved.get(holder).is_some_and(|other| other != id);
+        if *holder != new.id && !gives_it_up {
+            faults.entry(at).or_insert_with(|| format!("customer `{holder}` has the Stripe id {id}"));
+        }
+    }
+    let fault = |(at, why)| Some(CustomerFault { at, id: customers.get(at)?.id.clone(), why });
+    Ok(faults.into_iter().filter_map(fault).collect())
+}
+
+/// The customers who have one of the Stripe ids of a JSON array.
+const HOLDERS: &str = "SELECT c.stripe_customer_id, c.id FROM json_each(?1) j \
+    CROSS JOIN customers c ON c.stripe_customer_id = j.value";
+
+/// The parameter of [`ADD`], of customers with a plan.
+pub(super) fn new_rows(customers: &[NewCustomer]) -> Result<String, BooksError> {
+    let row = |new: &'_ NewCustomer| {
+        let (stripe, name) = (new.stripe_customer_id.clone(), new.display_name.clone());
+        let status = new.status.clone().unwrap_or_else(|| "active".to_owned());
+        (new.id.clone(), new.plan.clone(), stripe, status, name)
+    };
+    json(&customers.iter().map(row).collect::<Vec<_>>())
+}
+
+/// ?1 is a JSON array of [id, plan, Stripe id, status, display name]. One statement needs no
+/// transaction to be whole, and holds the write lock no longer than it runs. In the order of the
+/// ids it takes two thirds of the time: neighbours share pages.
+pub(super) const ADD: &str = "INSERT INTO customers (id, plan, stripe_customer_id, status, display_name) \
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?1) WHERE true ORDER BY 1 \
     ON CONFLICT (id) DO NOTHING";
 
 async fn subscriptions(c: &Connection, customer: &str) -> Result<Vec<SubscriptionRow>, BooksError> {

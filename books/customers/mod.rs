@@ -10,7 +10,10 @@
 
 pub mod billing_period;
 pub mod by_hand;
+pub mod changes;
 pub mod customer;
+mod erasable;
+pub mod erase;
 pub mod known;
 pub mod living_item;
 pub mod periods;

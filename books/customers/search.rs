@@ -1,8 +1,8 @@
-//! Finding a customer by a part of its id or Stripe id.
+//! Finding a customer by a part of its id, display name or Stripe id.
 
 use serde::Serialize;
 
-use super::customer::Customer;
+use super::customer::{Customer, customer};
 use crate::store::connection::params;
 use crate::store::database::Database;
 use crate::store::error::BooksError;
@@ -21,34 +21,26 @@ pub struct FoundCustomers {
 /// so other letters are compared as they are.
 macro_rules! matching {
     () => {
-        " FROM customers WHERE instr(lower(id), lower(?1)) > 0 \
+        " FROM customers WHERE instr(lower(id), lower(?1)) > 0 OR instr(lower(display_name), lower(?1)) > 0 \
           OR instr(lower(stripe_customer_id), lower(?1)) > 0"
     };
 }
 
 impl Database {
-    /// Customers with `text` in id or Stripe id, at most `limit`; capitals and small
+    /// Customers with `text` in id, display name or Stripe id, at most `limit`; capitals and small
     /// letters of ASCII are the same.
     pub async fn search_customers(&self, text: &str, limit: u32) -> Result<FoundCustomers, BooksError> {
         let text = text.to_owned();
         self.with_connection(async move |c| {
             let sql = concat!(
-                "SELECT id, plan, status, stripe_customer_id, created_at",
+                "SELECT id, plan, status, stripe_customer_id, created_at, display_name",
                 matching!(),
                 " ORDER BY id LIMIT ?2"
             );
             let mut rows = c.query(sql, params![text.clone(), limit]).await?;
             let mut customers = vec![];
             while let Some(row) = rows.next().await? {
-                customers.push(Customer {
-                    id: row.get(0)?,
-                    plan: row.get(1)?,
-                    status: row.get(2)?,
-                    stripe_customer_id: row.get(3)?,
-                    created_at: row.get(4)?,
-                    subscriptions: vec![],
-                    periods: vec![],
-                });
+                customers.push(customer(&row)?);
             }
             let counted = first_row(c, concat!("SELECT count(*)", matching!()), params![text]).await?;
             let counted: u64 = counted.map_or(Ok(0), |row| row.get(0))?;

@@ -12,6 +12,7 @@ use super::read::weights;
 use super::{BucketDay, DayCounts, Measure, Weight};
 use crate::store::connection::{Connection, Value};
 use crate::store::database::Database;
+use crate::store::erased::ErasedIds;
 use crate::store::error::BooksError;
 use crate::store::rows::{first_row, json_parts};
 
@@ -48,14 +49,15 @@ impl<'a> WeightRow<'a> {
     }
 }
 
-/// Weights by what a day has once, without those of 0.
+/// Weights by what a day has once, without those of 0. An erased customer's are the pseudonym's.
 ///
 /// # Errors
 /// When one is there twice: the caller has not added up.
-fn by_key(day: &BucketDay) -> Result<BTreeMap<Key, u128>, BooksError> {
+fn by_key(day: &BucketDay, erased: &ErasedIds) -> Result<BTreeMap<Key, u128>, BooksError> {
     let mut found = BTreeMap::new();
     for Weight { measure, class, customer, amount } in &day.weights {
-        let key = (*measure, class.clone(), customer.clone());
+        let customer = erased.pseudonym(customer).unwrap_or(customer);
+        let key = (*measure, class.clone(), customer.to_owned());
         if found.insert(key, *amount).is_some() {
             let (bucket, day) = (&day.bucket, day.day);
             let what = measure.name();
@@ -83,11 +85,12 @@ async fn store(c: &Connection, day: &BucketDay, now: i64) -> Result<bool, BooksE
         vec![day.bucket.clone().into(), day.source.name().to_owned().into(), day.day.to_string().into()]
     };
     let sql = "SELECT digest FROM bucket_days WHERE bucket = ?1 AND source = ?2 AND day = ?3";
-    let known: Option<String> = first_row(c, sql, id()).await?.map(|row| row.get(0)).transpose()?;
+    let (known, erased) = tokio::try_join!(first_row(c, sql, id()), ErasedIds::load(c))?;
+    let known: Option<String> = known.map(|row| row.get(0)).transpose()?;
     if known.as_ref() == Some(&day.digest) {
         return Ok(false);
     }
-    let wanted = by_key(day)?;
+    let wanted = by_key(day, &erased)?;
     let mut stored = BTreeMap::new();
     if known.is_some() {
         for Weight { measure, class, customer, amount } in weights(c, &day.bucket, day.source, day.day).await? {

@@ -74,6 +74,7 @@ const MIGRATIONS: &[Migration] = migrations![
     40 "0040_shares",
     41 "0041_notification_ids",
     42 "0042_undivided_days",
+    43 "0043_customers_by_hand",
 ];
 
 /// The schema version that this build works with.

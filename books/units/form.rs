@@ -1,10 +1,12 @@
-//! The form of ids and names that machines and people hand in. Migration 0021 has the same rules
-//! for whoever writes to the database directly.
+//! The form of ids and names that machines and people hand in. Migrations 0021 and 0043 have the
+//! same rules for whoever writes to the database directly.
 
 /// Most characters of a customer's id: as many as the value of a cost allocation tag may have.
 pub const CUSTOMER_ID: usize = 256;
 /// Most characters of a plan's name.
 pub const PLAN_NAME: usize = 64;
+/// Most characters of a customer's display name.
+pub const DISPLAY_NAME: usize = 256;
 /// Most characters of an id of Stripe.
 const STRIPE_ID: usize = 255;
 

@@ -23,6 +23,7 @@ use crate::shared_bucket::shares::{BilledDay, SharedDay, insert_shares};
 use crate::store::audit_log::{self, AuditEntry};
 use crate::store::connection::{Connection, params};
 use crate::store::database::Database;
+use crate::store::erased;
 use crate::store::error::BooksError;
 use crate::store::pace::Pace;
 use crate::store::rows::{exact_sum, first_row, json, sum_of};
@@ -57,6 +58,8 @@ pub struct Booking {
     /// The buckets whose reports [`Version::reports_digest`] names.
     pub shared_buckets: Vec<String>,
     pub adjustments: Adjustments,
+    /// How many customers were erased when the entries were computed.
+    pub erased: usize,
     /// Who accepted the version, if it was on hold.
     pub accepted_by: Option<AuditEntry>,
 }
@@ -305,9 +308,15 @@ impl Database {
 
 /// Refuses a booking that was compared with another version than the current one.
 async fn check_against(c: &Connection, booking: &Booking) -> Result<(), BooksError> {
-    let current = current(c, booking.bill()).await?.map(|v| v.id);
+    let (current, erased) = tokio::try_join!(current(c, booking.bill()), erased::count(c))?;
+    // the entries would bring back the id of a customer who was erased meanwhile
+    if erased != booking.erased {
+        return Err(BooksError::Raced);
+    }
     // two workers may read one account's bill under two payer labels
-    if booking.is_raced(current) || booked_as(c, booking.bill(), &booking.version.account).await?.is_some() {
+    if booking.is_raced(current.map(|v| v.id))
+        || booked_as(c, booking.bill(), &booking.version.account).await?.is_some()
+    {
         return Err(BooksError::Raced);
     }
     // a report that was stored meanwhile gives other shares

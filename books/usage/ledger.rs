@@ -13,6 +13,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::store::database::Database;
+use crate::store::erased::ErasedIds;
 use crate::store::error::BooksError;
 use crate::store::rows::{exact_sum, sum_of};
 use crate::units::calendar::{Day, Month};
@@ -133,6 +134,21 @@ impl Cells {
             hash.update(quantity.to_le_bytes());
         }
         hash.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Gives what is under an erased id to the pseudonym in its place.
+    ///
+    /// # Errors
+    /// When a sum does not fit into a cell.
+    pub fn pseudonymise(&mut self, erased: &ErasedIds) -> Result<(), BooksError> {
+        let name = |id: &String| erased.pseudonym(id).unwrap_or(id).to_owned();
+        let customers: Vec<String> = self.customers.iter().map(name).collect();
+        if customers == self.customers {
+            return Ok(());
+        }
+        let renamed = Self::sorted(&customers, &self.meters, std::mem::take(&mut self.cells));
+        *self = Self::default();
+        self.add(&renamed)
     }
 
     /// Adds the usage of other cells to these.

@@ -218,6 +218,8 @@ impl Run<'_> {
     async fn book(self, reading: Reading, mut report: IngestReport) -> Result<IngestReport, Failure> {
         let Self { job, context, delivery, now, .. } = &self;
         let Reading { mut totals, files } = reading;
+        let erased = context.books.erased_ids().await?;
+        totals.observed.pseudonymise(&erased)?;
         let shared = self.apportion(&mut totals).await?;
         let policy = &context.read_settings.hold;
         let booked = self.booked_usage(&totals.observed).await?;
@@ -277,6 +279,7 @@ impl Run<'_> {
             shared_days: shared.days,
             shared_buckets: apportion::buckets(&context.read_settings.rules),
             adjustments: difference,
+            erased: erased.count(),
             accepted_by,
         };
         context.books.book(booking, *now).await?;

@@ -43,6 +43,7 @@ pub(super) fn can_have_day(statistics: Option<&Statistics>, data_type: &DataType
 #[cfg(test)]
 mod tests {
     use super::*;
+    use books::store::erased::ErasedIds;
     use parquet::data_type::ByteArray;
 
     fn texts(min: &str, max: &str, is_deprecated: bool) -> Statistics {
@@ -69,6 +70,7 @@ mod tests {
         let day = |text: &str| text.parse::<books::units::calendar::Day>().unwrap();
         let wanted = |first: &str, last: &str| WantedLines {
             customer: "acme".into(),
+            erased: ErasedIds::default(),
             meters: vec![],
             first: day(first),
             last: day(last),

@@ -94,7 +94,7 @@ pub struct CustomerBill {
     pub last_day: Day,
     pub invoice: InvoiceState,
     /// By meter.
-    pub lines: Vec<BillLine>,
+    pub lines: Vec<InvoiceLine>,
     /// The sum of the lines; none if the price of one is not known.
     pub amount_minor: Option<i64>,
     pub waiting_minor: i64,
@@ -124,7 +124,7 @@ impl InvoiceState {
 
 /// A metered line of an invoice, and what became of the period's usage.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct BillLine {
+pub struct InvoiceLine {
     pub meter: String,
     /// What the plan includes in the period.
     pub included: Quantity,
@@ -157,7 +157,7 @@ pub struct BillLine {
 /// Usage of one period on the invoice of another one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Correction {
-    /// The period of the usage; in [`BillLine::carried`] that of the invoice.
+    /// The period of the usage; in [`InvoiceLine::carried`] that of the invoice.
     pub period_start: Timestamp,
     /// In Stripe's units.
     pub value: i64,
@@ -300,7 +300,7 @@ impl BillRun {
         planned: &Planned<'_>,
     ) -> Option<CustomerBill> {
         let any = rated.values().next()?;
-        let lines: Vec<BillLine> =
+        let lines: Vec<InvoiceLine> =
             rated.iter().filter_map(|(meter, rated)| self.line(meter, period, rated, planned)).collect();
         let amounts: Option<Vec<i64>> = lines.iter().map(|line| line.amount_minor).collect();
         let invoice = match &period.subscription {
@@ -325,7 +325,7 @@ impl BillRun {
     }
 
     /// None for a meter that the plan lacks and that is not used.
-    fn line(&self, meter: &str, period: &DuePeriod, rated: &Rated, planned: &Planned<'_>) -> Option<BillLine> {
+    fn line(&self, meter: &str, period: &DuePeriod, rated: &Rated, planned: &Planned<'_>) -> Option<InvoiceLine> {
         let per_unit = self.inputs.meters.get(meter)?.mapping.per_unit;
         let terms = self.inputs.plans.at(&rated.plan, period.start).and_then(|plan| plan.meters.get(meter)).copied();
         let on_invoice = planned.on_invoice(meter, period, &self.inputs, self.now);
@@ -345,7 +345,7 @@ impl BillRun {
         let split = UsageParts::of(rated).split(value, discarded, per_unit);
         let charged = charged(quantity, per_unit, terms);
         let elsewhere = |event: &&BilledEvent| event.billed && !is_own(event.invoice);
-        Some(BillLine {
+        Some(InvoiceLine {
             meter: meter.to_owned(),
             included: rated.included,
             price: terms.and_then(|terms| terms.billed_price(meter)),

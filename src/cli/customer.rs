@@ -1,9 +1,12 @@
-//! `meter customer`: lists, shows, adds and imports customers.
+//! `meter customer`: lists, shows, finds, adds, imports, changes and erases customers.
 
-use std::path::{Path, PathBuf};
+mod erase;
+mod import;
+mod set;
 
-use anyhow::Context as _;
-use books::customers::customer::{Customer, CustomerError, NewCustomer};
+use std::path::PathBuf;
+
+use books::customers::customer::{Customer, CustomerError, NewCustomer, PeriodRow};
 use clap::Subcommand;
 use jiff::Timestamp;
 
@@ -12,9 +15,6 @@ use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
 use crate::print::{self, OutputFormat, decided::Runs};
 use crate::wiring::{self, Open};
-
-/// Columns that a CSV file may have.
-const COLUMNS: [&str; 4] = ["id", "plan", "stripe_customer_id", "status"];
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
@@ -27,7 +27,20 @@ pub(crate) enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Show a customer: plan, status, subscriptions, billing periods, budgets, entitlements
+    /// Find customers by a part of their id, display name or Stripe id; capitals and small letters
+    /// are the same
+    Search {
+        /// The part
+        text: String,
+        /// The most customers listed
+        #[arg(long, value_name = "N", default_value_t = 50)]
+        limit: u32,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a customer: plan, status, subscriptions, billing periods, budgets, entitlements, and
+    /// what people changed by hand
     Show {
         /// The customer's id
         customer: String,
@@ -45,38 +58,62 @@ pub(crate) enum Action {
         /// Stripe's customer id
         #[arg(long, value_name = "ID")]
         stripe_customer_id: Option<String>,
+        /// The display name
+        #[arg(long, value_name = "TEXT")]
+        name: Option<String>,
     },
-    /// Add customers from a CSV file with the columns id, plan, stripe_customer_id and status; only
-    /// id is required; all or none
+    /// Change a customer's plan, status, Stripe id or display name; kept in audit_log
+    Set(set::Args),
+    /// Add customers from a CSV file with the columns id, plan, stripe_customer_id, status and
+    /// display_name; only id is required; all or none
     Import {
         /// The file
         file: PathBuf,
-        /// Only check the file
+        /// Also give known customers the values of the file. What the file has no column for, and
+        /// what is empty in it, stays as it is
+        #[arg(long)]
+        update: bool,
+        /// Only check the file; with --update also say what it would change
         #[arg(long)]
         dry_run: bool,
     },
+    /// Erase a customer's personal data for good: a random pseudonym takes the place of the id in
+    /// every table, and the sums of the books stay. docs/customers.md says what remains, and where
+    Erase(erase::Args),
 }
 
 pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     match action {
         Action::List { plan, json } => list(config, plan, OutputFormat::of(json)).await,
+        Action::Search { text, limit, json } => search(config, &text, limit, OutputFormat::of(json)).await,
         Action::Show { customer, json } => show(config, &customer, OutputFormat::of(json), now).await,
-        Action::Add { customer, plan, stripe_customer_id } => {
-            let new = NewCustomer { id: customer, plan, stripe_customer_id, status: None };
-            let added = add(config, vec![new]).await;
-            added.map_err(|error| match error.downcast::<CustomerError>() {
-                Ok(wrong @ CustomerError::Wrong { .. }) => BadUsage(wrong.to_string()).into(),
-                Ok(other) => other.into(),
-                Err(error) => error,
-            })
+        Action::Add { customer, plan, stripe_customer_id, name } => {
+            let new = NewCustomer { id: customer, plan, stripe_customer_id, status: None, display_name: name };
+            add(config, vec![new]).await.map_err(bad_usage)
         }
-        Action::Import { file, dry_run: false } => import(config, &file).await,
-        Action::Import { file, dry_run: true } => {
-            let (customers, _) = read_csv(&file)?;
-            print::out(&format!("{} customers could be read; nothing was added", print::count(customers.len())));
-            Ok(Exit::Ok)
-        }
+        Action::Set(args) => set::run(args, config, now).await,
+        Action::Import { file, update: false, dry_run } => import::add(config, &file, dry_run).await,
+        Action::Import { file, update: true, dry_run } => import::update(config, &file, dry_run, now).await,
+        Action::Erase(args) => erase::run(args, config, now).await,
     }
+}
+
+/// What is wrong with a customer that the command line names is bad usage.
+fn bad_usage(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast::<CustomerError>() {
+        Ok(wrong @ CustomerError::Wrong(_)) => BadUsage(wrong.to_string()).into(),
+        Ok(other) => other.into(),
+        Err(error) => error,
+    }
+}
+
+fn table(customers: Vec<Customer>) {
+    let row = |c: Customer| {
+        let (name, stripe) = (c.display_name.unwrap_or_default(), c.stripe_customer_id.unwrap_or_default());
+        vec![c.id, name, c.plan, c.status, stripe, c.created_at]
+    };
+    let rows = customers.into_iter().map(row).collect();
+    print::table(&["customer", "name", "plan", "status", "Stripe customer", "since"], rows);
 }
 
 async fn list(config: &Config, plan: Option<String>, format: OutputFormat) -> anyhow::Result<Exit> {
@@ -90,9 +127,28 @@ async fn list(config: &Config, plan: Option<String>, format: OutputFormat) -> an
         print::out("there are no customers; the web backend makes them on sign-up, or `meter customer add|import`");
         return Ok(Exit::Ok);
     }
-    let row = |c: Customer| vec![c.id, c.plan, c.status, c.stripe_customer_id.unwrap_or_default(), c.created_at];
-    let rows = customers.into_iter().map(row).collect();
-    print::table(&["customer", "plan", "status", "Stripe customer", "since"], rows);
+    table(customers);
+    Ok(Exit::Ok)
+}
+
+async fn search(config: &Config, text: &str, limit: u32, format: OutputFormat) -> anyhow::Result<Exit> {
+    if text.is_empty() {
+        return Err(BadUsage("an empty text is in everything; `meter customer list` shows all customers".into()).into());
+    }
+    let books = wiring::open_books(config, Open::EXISTING).await?;
+    let found = books.search_customers(text, limit).await?;
+    if format == OutputFormat::Json {
+        print::json(&found)?;
+        return Ok(Exit::Ok);
+    }
+    if found.customers.is_empty() && found.more == 0 {
+        print::out(&format!("no customer has `{text}` in the id, the display name or the Stripe id"));
+        return Ok(Exit::Ok);
+    }
+    table(found.customers);
+    if found.more > 0 {
+        print::out(&format!("and {} more; --limit shows them", print::count(found.more)));
+    }
     Ok(Exit::Ok)
 }
 
@@ -103,13 +159,16 @@ async fn show(config: &Config, customer: &str, format: OutputFormat, now: Timest
     let [one] = &found[..] else { anyhow::bail!("the customer `{customer}` was removed just now") };
     let budgets = books.budgets(customer).await?;
     let decided = books.entitlements(Some(customer.to_owned())).await?;
+    let acts = books.audit(format!("customer {customer}")).await?;
     if format == OutputFormat::Json {
-        print::json(&serde_json::json!({ "customer": one, "budgets": budgets, "entitlements": decided }))?;
+        let all = serde_json::json!({ "customer": one, "budgets": budgets, "entitlements": decided, "audit": acts });
+        print::json(&all)?;
         return Ok(Exit::Ok);
     }
     let stripe = |id: Option<&String>| id.map(|id| format!(", Stripe customer {id}")).unwrap_or_default();
     let of = stripe(one.stripe_customer_id.as_ref());
-    print::out(&format!("{}: plan {}, {}, since {}{of}", one.id, one.plan, one.status, one.created_at));
+    let name = one.display_name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
+    print::out(&format!("{}{name}: plan {}, {}, since {}{of}", one.id, one.plan, one.status, one.created_at));
     for s in &one.subscriptions {
         let (end, of) =
             (s.ended_at.map(|at| format!(", ended {at}")).unwrap_or_default(), stripe(s.stripe_customer.as_ref()));
@@ -117,7 +176,21 @@ async fn show(config: &Config, customer: &str, format: OutputFormat, now: Timest
         print::out(&format!("subscription {}: {}, {since}{of}", s.id, s.status));
     }
     print::out("");
-    let period = |p: &books::customers::customer::PeriodRow| {
+    periods(&one.periods, now);
+    print::out("");
+    print::budgets::current(&budgets);
+    print::out("");
+    let runs = Runs::read(&books, config, now).await?;
+    print::entitlements::table(&decided, config, &runs);
+    print::decided::show_to_come(&print::decided::to_come(&books, config, Some(customer.into()), now).await?, &runs);
+    for act in acts {
+        print::out(&format!("{} {} did `{}`: {}", act.at, act.actor, act.action, act.reason));
+    }
+    Ok(Exit::Ok)
+}
+
+fn periods(periods: &[PeriodRow], now: Timestamp) {
+    let period = |p: &PeriodRow| {
         let state = match (p.closed, p.starts_at > now, p.ends_at <= now) {
             (true, ..) => "closed",
             (_, true, _) => "to come",
@@ -129,14 +202,7 @@ async fn show(config: &Config, customer: &str, format: OutputFormat, now: Timest
         vec![p.starts_at.to_string(), p.ends_at.to_string(), of, days, state.into()]
     };
     let titles = ["billing period from", "to before", "of", "days of usage", ""];
-    print::table(&titles, one.periods.iter().map(period).collect());
-    print::out("");
-    print::budgets::current(&budgets);
-    print::out("");
-    let runs = Runs::read(&books, config, now).await?;
-    print::entitlements::table(&decided, config, &runs);
-    print::decided::show_to_come(&print::decided::to_come(&books, config, Some(customer.into()), now).await?, &runs);
-    Ok(Exit::Ok)
+    print::table(&titles, periods.iter().map(period).collect());
 }
 
 async fn add(config: &Config, customers: Vec<NewCustomer>) -> anyhow::Result<Exit> {
@@ -148,43 +214,4 @@ async fn add(config: &Config, customers: Vec<NewCustomer>) -> anyhow::Result<Exi
         if there > 0 { format!("; {} existed and were left as they are", print::count(there)) } else { String::new() };
     print::out(&format!("{} customer(s) added{rest}", print::count(added)));
     Ok(Exit::Ok)
-}
-
-/// Adds the customers of a file.
-async fn import(config: &Config, file: &Path) -> anyhow::Result<Exit> {
-    let (customers, lines) = read_csv(file)?;
-    match add(config, customers).await {
-        Err(error) => match error.downcast_ref::<CustomerError>() {
-            Some(CustomerError::Wrong { at, .. }) => {
-                let line = lines.get(*at).copied().unwrap_or_default();
-                Err(error.context(format!("{}:{line}: nobody was added", file.display())))
-            }
-            _ => Err(error),
-        },
-        done => done,
-    }
-}
-
-/// The customers of a file, each with its line.
-fn read_csv(file: &Path) -> anyhow::Result<(Vec<NewCustomer>, Vec<u64>)> {
-    let name = file.display();
-    let mut reader = csv::Reader::from_path(file).with_context(|| format!("{name}: it cannot be read"))?;
-    let header = reader.headers().with_context(|| format!("{name}: it is no CSV file"))?.clone();
-    if let Some(unknown) = header.iter().find(|column| !COLUMNS.contains(column)) {
-        anyhow::bail!("{name}:1: there is no column `{unknown}`; the first line names columns: {}", COLUMNS.join(", "));
-    }
-    anyhow::ensure!(header.iter().any(|column| column == "id"), "{name}:1: the column `id` is missing");
-    let (mut customers, mut lines) = (vec![], vec![]);
-    for record in reader.records() {
-        let record = record.with_context(|| format!("{name}: nobody was added"))?;
-        let line = record.position().map_or(0, csv::Position::line);
-        let customer = record.deserialize::<NewCustomer>(Some(&header));
-        let mut customer = customer.with_context(|| format!("{name}:{line}: nobody was added"))?;
-        for field in [&mut customer.plan, &mut customer.stripe_customer_id, &mut customer.status] {
-            field.take_if(|text| text.is_empty());
-        }
-        customers.push(customer);
-        lines.push(line);
-    }
-    Ok((customers, lines))
 }

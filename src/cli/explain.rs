@@ -8,6 +8,7 @@ use books::shared_bucket::ReportSource;
 use books::shared_bucket::reports::Reports;
 use books::shared_bucket::shares::ShareState;
 use books::shared_bucket::stored::{BookedShare, share_of};
+use books::store::erased::ErasedIds;
 use books::stripe::charge::BegunPeriod;
 use books::stripe::comparison::ComparisonFilter;
 use books::units::calendar::{Day, Month};
@@ -85,7 +86,9 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     };
     let subjects = subjects(&args, &books, now).await?;
     let context = wiring::context(config, books).await?;
-    let command = Explaining { args: &args, config, context: &context, rules: config.checked_rules()?, meters, now };
+    let erased = context.books.erased_ids().await?;
+    let rules = config.checked_rules()?;
+    let command = Explaining { args: &args, config, context: &context, rules, meters, erased, now };
     let mut explained = vec![];
     for subject in subjects {
         explained.push(command.explain(subject).await?);
@@ -147,6 +150,7 @@ struct Explaining<'a> {
     config: &'a Config,
     context: &'a Context,
     rules: Rules,
+    erased: ErasedIds,
     meters: Vec<String>,
     now: Timestamp,
 }
@@ -205,7 +209,8 @@ impl Explaining<'_> {
     /// Reads the lines of a bill again, or says why that is not possible.
     async fn read(&self, version: &BookedVersion, first: Day, last: Day) -> (Option<FoundLines>, String) {
         let (customer, meters) = (self.args.customer.clone(), self.meters.clone());
-        let wanted = WantedLines { customer, meters, first, last, most: MOST_LINES };
+        let erased = self.erased.clone();
+        let wanted = WantedLines { customer, erased, meters, first, last, most: MOST_LINES };
         match lines(self.context, version, wanted).await {
             Ok(found) => (Some(found), String::new()),
             Err(failure) => (None, format!("{:#}", failure.error())),

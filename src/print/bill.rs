@@ -6,7 +6,7 @@ use books::stripe::billing_target::Conservation;
 use books::units::money::Currency;
 use books::units::quantity::Quantity;
 use jobs::push_stripe::DeferReason;
-use jobs::push_stripe::bill::{BillLine, Bills, Correction, CustomerBill, InvoiceState, NoBill};
+use jobs::push_stripe::bill::{Bills, Correction, CustomerBill, InvoiceLine, InvoiceState, NoBill};
 
 use super::push::reason;
 use super::reconcile::sum;
@@ -60,7 +60,7 @@ fn lines(bill: &CustomerBill, units: &Units) {
     out(&format!("{}, plan {}", customer(&bill.customer), bill.plan));
     out(&format!("{} to {}: {invoice}", day(bill.period_start), day(bill.period_end)));
     out("");
-    let row = |line: &BillLine| {
+    let row = |line: &InvoiceLine| {
         vec![
             line.meter.clone(),
             rounded(line.included, DECIMALS),
@@ -85,7 +85,7 @@ fn lines(bill: &CustomerBill, units: &Units) {
 }
 
 /// What a line does not say by itself.
-fn notes(line: &BillLine, currency: Currency, unit: &str) -> Vec<String> {
+fn notes(line: &InvoiceLine, currency: Currency, unit: &str) -> Vec<String> {
     let mut notes = vec![];
     let Conservation { booked, within, billed, waiting, house, not_priced } = line.usage;
     if !(billed.is_zero() && waiting.is_zero() && house.is_zero() && not_priced.is_zero()) {
@@ -238,11 +238,11 @@ pub(crate) fn csv(found: &Bills, units: &Units) -> anyhow::Result<()> {
 }
 
 /// What is billed in units of the meter.
-fn billed(line: &BillLine) -> Quantity {
+fn billed(line: &InvoiceLine) -> Quantity {
     Quantity::of_stripe(line.charged, line.per_unit)
 }
 
-fn units_of(line: &BillLine, value: i64) -> String {
+fn units_of(line: &InvoiceLine, value: i64) -> String {
     quantity(Quantity::of_stripe(value, line.per_unit))
 }
 

@@ -182,6 +182,16 @@ async fn expedite(c: &Connection, rows: &Rows) -> Result<(), BooksError> {
     Ok(())
 }
 
+/// The jobs that run now, each as `kind number`: what their runs have read is not to be changed.
+pub(crate) async fn running_jobs(c: &Connection) -> Result<Vec<String>, BooksError> {
+    let mut rows = c.query("SELECT kind || ' ' || seq FROM jobs WHERE state = 'running' ORDER BY seq", ()).await?;
+    let mut found = vec![];
+    while let Some(row) = rows.next().await? {
+        found.push(row.get(0)?);
+    }
+    Ok(found)
+}
+
 impl Queue {
     /// What a worker of these kinds should know of.
     pub(crate) async fn look(&self, worker: &str, kinds: &[&str], due: &Arc<[DueKind]>) -> Result<Look, BooksError> {

@@ -30,7 +30,7 @@ pub(crate) use due_kinds::{DueAt, DueKind};
 pub(crate) use ingest_runs::ingest_runs;
 pub use ingest_runs::{IngestRuns, LastEnd};
 pub use jobs_table::{Queue, count, enqueue_in};
-pub(crate) use jobs_table::{data_version, new_id};
+pub(crate) use jobs_table::{data_version, new_id, running_jobs};
 pub(crate) use leases::{ClaimRequest, Claimer, Heartbeat, Lease, PollResult};
 pub use schedules_table::LastTick;
 pub use stats::{KindStats, QueueStats};

@@ -33,6 +33,10 @@ pub fn customer(view: &CustomerView<'_>, now: Timestamp) -> String {
     let body = html! {
         h1.id { (of.id) }
         dl.view.card.block {
+            @if let Some(name) = &of.display_name {
+                dt { "Name" }
+                dd { (name) }
+            }
             dt { "Plan" }
             dd { (of.plan) }
             dt { "Status" }
@@ -211,6 +215,7 @@ pub fn customers(asked: &str, found: &FoundCustomers) -> String {
         html! {
             tr {
                 th.id scope="row" { (format::customer_link(&of.id)) }
+                td { (of.display_name.as_deref().unwrap_or_default()) }
                 td { (of.plan) }
                 td { (of.status) }
                 td { (of.stripe_customer_id.as_deref().unwrap_or("none")) }
@@ -222,6 +227,7 @@ pub fn customers(asked: &str, found: &FoundCustomers) -> String {
             thead {
                 tr {
                     th scope="col" { "Customer" }
+                    th scope="col" { "Name" }
                     th scope="col" { "Plan" }
                     th scope="col" { "Status" }
                     th scope="col" { "Stripe customer" }
@@ -235,7 +241,7 @@ pub fn customers(asked: &str, found: &FoundCustomers) -> String {
         form method="get" action="/customers" {
             div.row {
                 div {
-                    label for="q" { "Part of an id or a Stripe id" }
+                    label for="q" { "Part of an id, a name or a Stripe id" }
                     input #q name="q" value=(asked) maxlength="256";
                 }
                 div { button type="submit" { "Search" } }

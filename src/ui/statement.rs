@@ -23,7 +23,7 @@ pub fn statement(of: &Statement) -> String {
             h1 { "Statement" }
             dl.view {
                 dt { "Customer" }
-                dd.id { (of.customer) }
+                dd.id { (of.name.as_deref().unwrap_or(&of.customer)) }
                 dt { "Plan" }
                 dd { (of.plan) }
                 dt { "Period" }

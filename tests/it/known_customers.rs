@@ -8,8 +8,10 @@ use clap::CommandFactory;
 use crate::support::Workspace;
 
 /// Every command that takes a customer's id, with one that is unknown.
-const LINES: [&str; 19] = [
+const LINES: [&str; 21] = [
     "customer show bob",
+    "customer set bob --plan core",
+    "customer erase bob --reason gone",
     "budget set bob 5",
     "budget remove bob",
     "budget show bob",

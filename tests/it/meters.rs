@@ -95,7 +95,7 @@ async fn seconds_of_transcription_are_booked_as_minutes_and_billed() {
     let meters: Vec<String> = config.meters.iter().map(|m| m.name.clone()).collect();
     books.apply_plans(plans.into_values().flatten().collect(), &meters, now()).await.unwrap();
     let (plan, stripe_customer_id) = (Some("demo".to_owned()), Some("cus_ann".to_owned()));
-    let ann = NewCustomer { id: "ann".into(), plan, stripe_customer_id, status: None };
+    let ann = NewCustomer { id: "ann".into(), plan, stripe_customer_id, ..NewCustomer::default() };
     books.add_customers(vec![ann]).await.unwrap();
     // signed up in October, whatever today is
     for sql in ["DELETE FROM turn_periods", "DELETE FROM billing_periods"] {

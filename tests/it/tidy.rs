@@ -277,11 +277,12 @@ fn commands(text: &str) -> Vec<String> {
     found
 }
 
-const PAGES_WITH_COMMANDS: [&str; 10] = [
+const PAGES_WITH_COMMANDS: [&str; 11] = [
     "README.md",
     "CONTRIBUTING.md",
     "dashboards/README.md",
     "docs/configuration.md",
+    "docs/customers.md",
     "docs/deployment.md",
     "docs/getting-started.md",
     "docs/metrics.md",

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use books::store::erased::ErasedIds;
 use books::units::calendar::Day;
 use books::units::quantity::Quantity;
 use books::usage::meter::Rules;
@@ -11,6 +12,8 @@ use books::usage::meter::Rules;
 #[derive(Clone, Debug)]
 pub struct WantedLines {
     pub customer: String,
+    /// AWS's files still have the ids of customers who were erased.
+    pub erased: ErasedIds,
     /// Names of meters.
     pub meters: Vec<String>,
     pub first: Day,
@@ -66,7 +69,8 @@ impl Listing {
     }
 
     pub(super) fn wants(&self, customer: &str, meter: u8, day: i32) -> bool {
-        self.days.contains(&day) && self.is_wanted[usize::from(meter)] && self.wanted.customer == customer
+        let is_own = || self.wanted.erased.pseudonym(customer).unwrap_or(customer) == self.wanted.customer;
+        self.days.contains(&day) && self.is_wanted[usize::from(meter)] && is_own()
     }
 
     pub(super) fn add(&mut self, line: ListedLine) {

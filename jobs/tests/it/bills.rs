@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use books::limits::overage_billing::OverageBilling;
 use jobs::job::Mode;
-use jobs::push_stripe::bill::{BillLine, Bills, CustomerBill, InvoiceState, WantedBills, WantedPeriods, bills};
+use jobs::push_stripe::bill::{Bills, CustomerBill, InvoiceLine, InvoiceState, WantedBills, WantedPeriods, bills};
 use jobs::roll_periods::roll;
 use jobs::sync_stripe::SyncScope;
 use rust_decimal::{Decimal, RoundingStrategy};
@@ -22,7 +22,7 @@ async fn preview(world: &BillingWorld, periods: WantedPeriods, now: i64) -> Bill
 /// How often each thing was seen.
 type Seen = Mutex<BTreeMap<&'static str, u64>>;
 
-fn check_line(bill: &CustomerBill, line: &BillLine, seen: &Seen) {
+fn check_line(bill: &CustomerBill, line: &InvoiceLine, seen: &Seen) {
     let of = line.usage;
     assert_eq!(of.within + of.billed + of.waiting + of.house + of.not_priced, of.booked, "{bill:?}");
     // computed another way: the plan's price for a unit, in cents, rounded once

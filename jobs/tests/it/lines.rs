@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, StringArray};
 use books::shared_bucket::Remainder;
 use books::shared_bucket::shares::BucketRule;
+use books::store::erased::ErasedIds;
 use books::units::calendar::Day;
 use books::units::quantity::Quantity;
 use books::usage::entries::{BookedEntries, BookedVersion, EntriesFilter};
@@ -32,7 +33,8 @@ fn meters(world: &IngestFixture) -> Vec<String> {
 
 fn wanted(world: &IngestFixture, customer: &str) -> WantedLines {
     let (first, last) = (day("1970-01-01"), day("2099-12-31"));
-    WantedLines { customer: customer.to_owned(), meters: meters(world), first, last, most: 1_000_000 }
+    let customer = customer.to_owned();
+    WantedLines { customer, erased: ErasedIds::default(), meters: meters(world), first, last, most: 1_000_000 }
 }
 
 async fn booked(world: &IngestFixture, customer: &str) -> BookedEntries {
@@ -46,7 +48,9 @@ async fn newest(world: &IngestFixture, customer: &str) -> BookedVersion {
 }
 
 async fn read(world: &IngestFixture, customer: &str) -> FoundLines {
-    lines(&world.context, &newest(world, customer).await, wanted(world, customer)).await.unwrap()
+    let erased = world.context.books.erased_ids().await.unwrap();
+    let wanted = WantedLines { erased, ..wanted(world, customer) };
+    lines(&world.context, &newest(world, customer).await, wanted).await.unwrap()
 }
 
 async fn refused(world: &IngestFixture, customer: &str) -> String {

@@ -11,6 +11,7 @@ mod bucket_bill;
 mod bucket_world;
 mod due;
 mod enforce;
+mod erased;
 mod forms;
 mod histories;
 mod hold;

@@ -1,0 +1,149 @@
+//! `meter customer import`: customers from a CSV file, added or updated.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::Context as _;
+use books::customers::changes::{ByHand, CustomerUpdate};
+use books::customers::customer::{CustomerError, NewCustomer};
+use jiff::Timestamp;
+
+use super::set::said;
+use crate::cli::actor;
+use crate::config::Config;
+use crate::exit::Exit;
+use crate::print;
+use crate::wiring::{self, Open};
+
+/// Columns that a file may have.
+const COLUMNS: [&str; 5] = ["id", "plan", "stripe_customer_id", "status", "display_name"];
+/// Changed customers that are listed.
+const LISTED: usize = 20;
+
+/// A file of customers.
+struct CustomerFile {
+    name: String,
+    customers: Vec<NewCustomer>,
+    /// The line of each customer.
+    lines: Vec<u64>,
+    /// By line: what could not be read.
+    faults: BTreeMap<u64, String>,
+}
+
+/// Adds the customers of a file.
+pub(super) async fn add(config: &Config, file: &Path, dry_run: bool) -> anyhow::Result<Exit> {
+    let file = CustomerFile::read(file)?;
+    let nobody = "nobody was added";
+    if dry_run {
+        file.require_sound(nobody, None)?;
+        print::out(&format!("{} customers could be read; nothing was added", print::count(file.customers.len())));
+        return Ok(Exit::Ok);
+    }
+    let books = wiring::open_books(config, Open::MIGRATED).await?;
+    if !file.faults.is_empty() {
+        // with what else is wrong, so that nobody has to come twice
+        let found = books.customer_update(file.customers.clone()).await.err();
+        file.require_sound(nobody, found)?;
+    }
+    match super::add(config, file.customers.clone()).await {
+        Err(error) => file.refused(nobody, error),
+        done => done,
+    }
+}
+
+/// Adds the unknown customers of a file, and gives the others its values.
+pub(super) async fn update(config: &Config, file: &Path, dry_run: bool, now: Timestamp) -> anyhow::Result<Exit> {
+    let nothing = "nothing was changed";
+    let file = CustomerFile::read(file)?;
+    let customers = file.customers.clone();
+    let books = wiring::open_books(config, if dry_run { Open::EXISTING } else { Open::MIGRATED }).await?;
+    let updated = if dry_run || !file.faults.is_empty() {
+        books.customer_update(customers).await
+    } else {
+        let by = ByHand { actor: actor::current(), action: "customer import --update", reason: None };
+        books.update_customers(customers, by, now).await
+    };
+    let update = match updated {
+        Err(error) => return file.refused(nothing, error.into()),
+        Ok(update) => update,
+    };
+    file.require_sound(nothing, None)?;
+    let CustomerUpdate { added, changed, unchanged } = update;
+    for customer in changed.iter().take(LISTED) {
+        let changes: Vec<String> = customer.changes.iter().map(said).collect();
+        print::out(&format!("{}: {}", customer.customer, changes.join(", ")));
+    }
+    if changed.len() > LISTED {
+        print::out(&format!("and {} more", print::count(changed.len() - LISTED)));
+    }
+    let [added, changed, unchanged] = [added.len(), changed.len(), unchanged].map(print::count);
+    let counts = format!("{added} added, {changed} changed, {unchanged} unchanged");
+    let done = if dry_run { "; nothing was written" } else { "" };
+    print::out(&format!("customers: {counts}{done}"));
+    Ok(Exit::Ok)
+}
+
+impl CustomerFile {
+    /// # Errors
+    /// When the file cannot be read, or has not the columns. What is wrong with a line is a fault.
+    fn read(path: &Path) -> anyhow::Result<Self> {
+        let name = path.display().to_string();
+        let mut reader = csv::Reader::from_path(path).with_context(|| format!("{name}: it cannot be read"))?;
+        let header = reader.headers().with_context(|| format!("{name}: it is no CSV file"))?.clone();
+        if let Some(unknown) = header.iter().find(|column| !COLUMNS.contains(column)) {
+            let columns = COLUMNS.join(", ");
+            anyhow::bail!("{name}:1: there is no column `{unknown}`; the first line names columns: {columns}");
+        }
+        anyhow::ensure!(header.iter().any(|column| column == "id"), "{name}:1: the column `id` is missing");
+        let mut file = Self { name, customers: vec![], lines: vec![], faults: BTreeMap::new() };
+        for record in reader.records() {
+            let read = record.and_then(|record| {
+                let line = record.position().map_or(0, csv::Position::line);
+                record.deserialize::<NewCustomer>(Some(&header)).map(|customer| (line, customer))
+            });
+            match read {
+                Ok((line, mut customer)) => {
+                    let NewCustomer { plan, stripe_customer_id, status, display_name, .. } = &mut customer;
+                    for field in [plan, stripe_customer_id, status, display_name] {
+                        field.take_if(|text| text.is_empty());
+                    }
+                    file.customers.push(customer);
+                    file.lines.push(line);
+                }
+                Err(error) => {
+                    let line = error.position().map_or(0, csv::Position::line);
+                    file.faults.insert(line, error.to_string());
+                    if matches!(error.kind(), csv::ErrorKind::Io(_)) {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(file)
+    }
+
+    /// Ends with an error that names every fault, if there is one: those of lines, and those that
+    /// the books found.
+    fn require_sound(&self, outcome: &str, found: Option<CustomerError>) -> anyhow::Result<()> {
+        let mut all = self.faults.clone();
+        match found {
+            Some(CustomerError::Wrong(faults)) => {
+                for fault in faults {
+                    let line = self.lines.get(fault.at).copied().unwrap_or_default();
+                    all.insert(line, fault.to_string());
+                }
+            }
+            Some(other) => return Err(other.into()),
+            None => {}
+        }
+        let mut lines: Vec<String> =
+            all.into_iter().map(|(line, fault)| format!("{}:{line}: {outcome}: {fault}", self.name)).collect();
+        let Some(last) = lines.pop() else { return Ok(()) };
+        lines.iter().for_each(|line| print::err(line));
+        anyhow::bail!("{last}")
+    }
+
+    fn refused(&self, outcome: &str, error: anyhow::Error) -> anyhow::Result<Exit> {
+        self.require_sound(outcome, Some(error.downcast::<CustomerError>()?)).map(|()| Exit::Ok)
+    }
+}
