@@ -3,11 +3,13 @@
 
 use testkit::suite_database::run_over_a_server;
 
-const SUITES: [&str; 9] = [
+const SUITES: [&str; 11] = [
     "billing::",
     "bucket_kill::",
     "conservation::",
+    "customers::",
     "entitlements::",
+    "erased::",
     "meters::",
     "notifications::",
     "plans::",
@@ -15,10 +17,12 @@ const SUITES: [&str; 9] = [
     "stripe_items::",
 ];
 /// What they expect is so with a file only.
-const ON_A_FILE: [&str; 10] = [
+const ON_A_FILE: [&str; 11] = [
     // writes to the database's file
     "bucket_kill::a_kill_at_any_write_of_ingest_inventory_leaves_whole_days",
     "bucket_kill::a_kill_at_any_write_of_ingest_access_logs_leaves_whole_days",
+    // copies the database's file
+    "erased::a_killed_erasure_is_whole_or_did_nothing",
     // reports and output without a cost of requests
     "notifications::notifications_arrive_signed_and_once",
     // a file that is restored

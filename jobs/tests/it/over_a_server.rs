@@ -6,12 +6,13 @@
 
 use testkit::suite_database::run_over_a_server;
 
-const SUITES: [&str; 16] = [
+const SUITES: [&str; 17] = [
     "access_logs::",
     "accuracy::",
     "apportion::",
     "due::",
     "enforce::",
+    "erased::",
     "histories::",
     "hold::",
     "ingest::",

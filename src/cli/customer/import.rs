@@ -139,7 +139,7 @@ impl CustomerFile {
         let mut lines: Vec<String> =
             all.into_iter().map(|(line, fault)| format!("{}:{line}: {outcome}: {fault}", self.name)).collect();
         let Some(last) = lines.pop() else { return Ok(()) };
-        lines.iter().for_each(|line| print::err(line));
+        lines.iter().for_each(print::err);
         anyhow::bail!("{last}")
     }
 
