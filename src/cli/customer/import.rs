@@ -39,9 +39,9 @@ pub(super) async fn add(config: &Config, file: &Path, dry_run: bool) -> anyhow::
         print::out(&format!("{} customers could be read; nothing was added", print::count(file.customers.len())));
         return Ok(Exit::Ok);
     }
-    let books = wiring::open_books(config, Open::MIGRATED).await?;
     if !file.faults.is_empty() {
         // with what else is wrong, so that nobody has to come twice
+        let books = wiring::open_books(config, Open::MIGRATED).await?;
         let found = books.customer_update(file.customers.clone()).await.err();
         file.require_sound(nobody, found)?;
     }
