@@ -48,9 +48,7 @@ async fn newest(world: &IngestFixture, customer: &str) -> BookedVersion {
 }
 
 async fn read(world: &IngestFixture, customer: &str) -> FoundLines {
-    let erased = world.context.books.erased_ids().await.unwrap();
-    let wanted = WantedLines { erased, ..wanted(world, customer) };
-    lines(&world.context, &newest(world, customer).await, wanted).await.unwrap()
+    lines(&world.context, &newest(world, customer).await, wanted(world, customer)).await.unwrap()
 }
 
 async fn refused(world: &IngestFixture, customer: &str) -> String {
@@ -63,11 +61,13 @@ async fn refused(world: &IngestFixture, customer: &str) -> String {
 pub(crate) async fn every_cell_is_the_sum_of_its_lines(world: &IngestFixture) -> (usize, usize) {
     let rules = &world.context.read_settings.rules;
     let factor = |name: &str| rules.meters.iter().find(|meter| meter.name == name).unwrap().factor;
+    let erased = world.context.books.erased_ids().await.unwrap();
     let (mut cells, mut listed) = (0, 0);
     for customer in world.dump("SELECT DISTINCT customer FROM booked_usage WHERE customer <> ''").await {
         let BookedEntries { entries, versions } = booked(world, &customer).await;
         for version in versions.iter().filter(|version| version.is_current) {
-            let found = lines(&world.context, version, wanted(world, &customer)).await.unwrap();
+            let wanted = WantedLines { erased: erased.clone(), ..wanted(world, &customer) };
+            let found = lines(&world.context, version, wanted).await.unwrap();
             let mut sums: BTreeMap<(String, Day), Quantity> = BTreeMap::new();
             for line in &found.lines {
                 *sums.entry((line.meter.clone(), line.day)).or_default() += line.amount;
