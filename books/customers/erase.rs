@@ -6,7 +6,7 @@
 //! of what was billed.
 //!
 //! Tables with a column `customer` are found in the schema, so one that a later migration adds is
-//! erased, too. Texts that people or programs wrote are listed in [`TEXTS`]; there the id is
+//! erased, too. Texts that people or programs wrote are listed in `TEXTS`; there the id is
 //! replaced wherever it stands as a word.
 
 use std::time::Duration;

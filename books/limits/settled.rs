@@ -161,7 +161,7 @@ impl OpenUsage {
         Self { days: settled.open(now), meters, undivided }
     }
 
-    /// The days as the table `open` of [`weights_by_day!`](crate::measured::by_day) has them.
+    /// The days as the table `open` of `weights_by_day!` has them.
     pub fn to_json(&self) -> Result<String, BooksError> {
         let of_all = self.days.iter().map(|day| OpenDayRow { meter: None, day: *day });
         let of_one = self.undivided.iter().map(|of| OpenDayRow { meter: Some(&of.meter), day: of.day });

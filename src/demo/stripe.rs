@@ -107,12 +107,14 @@ pub(super) async fn bill(
     print::out("");
     print::table(&["invoice of", "line", ">quantity", ">cents"], lines.map(row).collect());
     if let Some(customer) = who.first() {
-        print::out(&format!("\n$ meter bill {customer}"));
+        print::out("");
+        print::out(&format!("$ meter bill {customer}"));
         let wanted = WantedBills { customer: Some(customer.clone()), periods: WantedPeriods::Current };
         let found = bills(&context.books, &context.billing, wanted, later).await?;
         print::bill::show(&found, View::Lines, &config.units());
     }
     let counts = stripe.world().counts();
+    print::out("");
     print::out(&format!("{} events were counted, none of them twice", counts.events_applied));
     stripe.stop().await;
     Ok(())

@@ -58,7 +58,7 @@ fn lines(bill: &CustomerBill, units: &Units) {
         InvoiceState::None => "no subscription, so no invoice",
     };
     out(&format!("{}, plan {}", customer(&bill.customer), bill.plan));
-    out(&format!("{} to {}: {invoice}", day(bill.period_start), day(bill.period_end)));
+    out(&format!("{} to before {}: {invoice}", day(bill.period_start), day(bill.period_end)));
     out("");
     let row = |line: &InvoiceLine| {
         vec![

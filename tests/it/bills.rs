@@ -66,6 +66,19 @@ fn a_bill_says_what_stripe_charges() {
     let sent = |bills: &serde_json::Value| bills["bills"][0]["lines"][0]["sent"].clone();
     assert_eq!((sent(&before), sent(&after)), (0.into(), 250_623.into()));
 
+    // an explained charge has the same parts
+    for bill in after["bills"].as_array().unwrap() {
+        let explained = fixture.run(&format!("explain {} --json", bill["customer"].as_str().unwrap())).ends(0).json();
+        let meters = explained[0]["meters"].as_array().unwrap();
+        let lines = bill["lines"].as_array().unwrap().iter().filter(|line| line["booked"] != "0");
+        for line in lines {
+            let own = meters.iter().find(|of| of["meter"] == line["meter"]).unwrap();
+            let parts = own["charge"]["compared"]["conservation"].as_object().unwrap();
+            assert_eq!(parts.len(), 6, "{parts:?}");
+            parts.iter().for_each(|(part, amount)| assert_eq!(*amount, line[part], "{part} of {line}"));
+        }
+    }
+
     let text = fixture.run("bill ann").ends(0).says(&["ann, plan pro", "its invoice takes usage", "1.13", "0.08"]);
     assert!(
         text.out.lines().any(|line| line.trim_start().starts_with("total") && line.ends_with("1.21")),
