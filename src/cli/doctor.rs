@@ -24,7 +24,7 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::format::{ago, span};
-use crate::health::{BILL_STALE, LITTLE_SPACE, act_on, gaps};
+use crate::health::{BILL_STALE, LITTLE_SPACE, MADE_BY_DEMO, act_on, gaps};
 use crate::print;
 use crate::{http, wiring};
 
@@ -407,6 +407,11 @@ async fn stripe(config: &Config, books: Option<&Database>, now: Timestamp, check
         Err(error) => return checks.wrong("Stripe", format!("{error:#}"), "mend the section [stripe]"),
     };
     let StripeMode::Stripe(account) = &billing.mode else {
+        if let Some(books) = books
+            && let Ok(Some(_)) = books.setting(MADE_BY_DEMO).await
+        {
+            return checks.ok("Stripe", "the demo's account, which is gone: nothing is sent".into());
+        }
         let act = "set METER_STRIPE__KEY, unless a dry run is what you want";
         return checks.warn("Stripe", "there is no key: nothing is sent".into(), act);
     };
