@@ -50,6 +50,7 @@ const DAY_MS: i64 = 86_400_000;
 const DUCKDB: &str = "
 import duckdb, glob, sys
 duckdb.sql('SET threads = 2')
+duckdb.sql('SET enable_progress_bar = false')
 files = sorted(glob.glob(sys.argv[1] + '/data/*.parquet'))
 print(duckdb.execute('''
   WITH objects AS (
