@@ -3,7 +3,7 @@
 use books::limits::entitlement::LARGEST;
 use books::store::traffic::Traffic;
 use books::units::money::Currency;
-use books::units::quantity::{Quantity, UNIT};
+use books::units::quantity::{DECIMALS, Quantity, UNIT, divide_half_even};
 pub(crate) use books::units::words::{count, group, several, verb};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
@@ -24,6 +24,14 @@ pub(crate) fn quantity(q: Quantity) -> String {
         Some(fraction) => format!("{sign}{}.{fraction}", group(whole)),
         None => format!("{sign}{}", group(whole)),
     }
+}
+
+/// A quantity, rounded half-even to so many decimals, at most ten, so that several fit beside each
+/// other.
+pub(crate) fn rounded(q: Quantity, decimals: u32) -> String {
+    let step = 10_i128.pow(DECIMALS.saturating_sub(decimals));
+    let (steps, _) = divide_half_even(q.scaled(), step);
+    quantity(Quantity::from_scaled(steps * step))
 }
 
 /// What is said beside a used quantity, of which a part is measured; nothing without such a part.

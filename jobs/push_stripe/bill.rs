@@ -328,14 +328,16 @@ impl BillRun {
     fn line(&self, meter: &str, period: &DuePeriod, rated: &Rated, planned: &Planned<'_>) -> Option<InvoiceLine> {
         let per_unit = self.inputs.meters.get(meter)?.mapping.per_unit;
         let terms = self.inputs.plans.at(&rated.plan, period.start).and_then(|plan| plan.meters.get(meter)).copied();
-        let on_invoice = planned.on_invoice(meter, period, &self.inputs, self.now);
-        let of_usage = planned.of_usage(meter, period, &self.inputs, self.now);
+        let is_own = |start: i64| (period.start..period.end).contains(&start);
+        let events = planned.events(meter, &self.inputs, self.now);
+        let on_invoice: Vec<BilledEvent> =
+            events.iter().filter(|event| event.billed && event.invoice == period.start).copied().collect();
+        let of_usage: Vec<BilledEvent> = events.into_iter().filter(|event| is_own(event.usage)).collect();
         if terms.is_none() && rated.used.is_zero() && on_invoice.is_empty() && of_usage.is_empty() {
             return None;
         }
         let quantity = on_invoice.iter().fold(0, |sum: i64, event| sum.saturating_add(event.value));
         let sent = on_invoice.iter().filter(|event| event.accepted).map(|event| event.value).sum();
-        let is_own = |start: i64| (period.start..period.end).contains(&start);
         let deferred = planned.deferred(meter, period);
         let refused: i64 = of_usage.iter().filter(|event| event.refused).map(|event| event.value).sum();
         let discarded: i64 = of_usage.iter().filter(|event| event.discarded).map(|event| event.value).sum();
@@ -415,18 +417,6 @@ impl Planned<'_> {
             discarded: false,
         });
         stored.chain(planned).collect()
-    }
-
-    fn on_invoice(&self, meter: &str, period: &DuePeriod, inputs: &PlanInputs, now: i64) -> Vec<BilledEvent> {
-        let mut events = self.events(meter, inputs, now);
-        events.retain(|event| event.billed && event.invoice == period.start);
-        events
-    }
-
-    fn of_usage(&self, meter: &str, period: &DuePeriod, inputs: &PlanInputs, now: i64) -> Vec<BilledEvent> {
-        let mut events = self.events(meter, inputs, now);
-        events.retain(|event| (period.start..period.end).contains(&event.usage));
-        events
     }
 
     /// The amount of a period that cannot be sent.

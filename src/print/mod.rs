@@ -25,21 +25,12 @@ use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 
 use books::Database;
-use books::units::quantity::{DECIMALS, Quantity, divide_half_even};
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
 use jobs::stripe::check::CheckLine;
 use serde::Serialize;
 
-pub(crate) use crate::format::{count, customer, quantity, several, span};
+pub(crate) use crate::format::{count, customer, quantity, rounded, several, span};
 use crate::visible;
-
-/// A quantity, rounded half-even to so many decimals, at most ten, so that several fit beside each
-/// other.
-fn rounded(q: Quantity, decimals: u32) -> String {
-    let step = 10_i128.pow(DECIMALS.saturating_sub(decimals));
-    let (steps, _) = divide_half_even(q.scaled(), step);
-    quantity(Quantity::from_scaled(steps * step))
-}
 
 /// How a command prints what it found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Amounts, times and names in HTML.
 
 use books::limits::entitlement::Reason;
-use books::units::quantity::{Quantity, UNIT, divide_half_even};
+use books::units::quantity::{Quantity, UNIT};
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -35,9 +35,7 @@ pub(crate) fn about(q: Quantity) -> String {
 
 /// A quantity to two decimals, for reading.
 pub(super) fn rounded(q: Quantity) -> String {
-    let step = UNIT / 100;
-    let (steps, _) = divide_half_even(q.scaled(), step);
-    quantity(Quantity::from_scaled(steps * step))
+    crate::format::rounded(q, 2)
 }
 
 /// A part of a whole, in percent: `1.5 %`, never on two lines; none of nothing.
