@@ -159,6 +159,14 @@ pub(super) async fn read_day(reading: Reading<'_>, files: &[Object], wanted: Wan
         progress.add(u64::try_from(bytes).unwrap_or_default());
     }
     let tallies = pool.lock().map(|mut pool| std::mem::take(&mut *pool)).unwrap_or_default();
+    let settled = tallies.into_iter().map(|mut tally| {
+        let settle = tokio::task::spawn_blocking(move || {
+            tally.settle();
+            tally
+        });
+        async { settle.await.map_err(|e| DayError::Stopped(e.to_string())) }
+    });
+    let tallies = futures::future::try_join_all(settled).await?;
     let day = Arc::clone(&sums);
     let adding = tokio::task::spawn_blocking(move || day.add_up(tallies));
     let sums = adding.await.map_err(|e| DayError::Stopped(e.to_string()))??;

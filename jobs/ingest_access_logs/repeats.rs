@@ -26,9 +26,11 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
 use std::fs::File;
-use std::hash::{DefaultHasher, Hasher};
+use std::hash::Hasher as _;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::sync::{Arc, Mutex};
+
+use siphasher::sip128::{Hasher128 as _, SipHasher13};
 
 /// Sightings in memory, in the lists of all threads together.
 pub const SIGHTINGS: usize = 1_000_000;
@@ -104,15 +106,13 @@ impl Sighting {
 /// The hash of the parts that make a line one and the same. Parts are kept apart: `ab`, `c` is not
 /// `a`, `bc`.
 pub fn hash(parts: &[&[u8]]) -> [u64; 2] {
-    [0_u8, 1].map(|half| {
-        let mut hasher = DefaultHasher::new();
-        hasher.write_u8(half);
-        for part in parts {
-            hasher.write(part);
-            hasher.write_usize(part.len());
-        }
-        hasher.finish()
-    })
+    let mut hasher = SipHasher13::new();
+    for part in parts {
+        hasher.write(part);
+        hasher.write_usize(part.len());
+    }
+    let hash = hasher.finish128();
+    [hash.h1, hash.h2]
 }
 
 /// The temporary file of a day, with one run behind the other.
@@ -195,7 +195,7 @@ impl SightingList {
     }
 
     /// Sorts the list, and merges repeats in it.
-    fn settle(&mut self) {
+    pub fn settle(&mut self) {
         self.list.sort_unstable_by_key(|sighting| sighting.hash);
         let before = self.list.len();
         self.list.dedup_by(|later, first| {

@@ -5,6 +5,7 @@
 //! Source: <https://docs.aws.amazon.com/AmazonS3/latest/userguide/storage-inventory.html>.
 
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringViewArray, TimestampMillisecondArray,
@@ -34,6 +35,12 @@ const COLUMNS: [(&str, Need); 9] = [
     ("storage_class", Need::May),
     ("lifecycle_expiration_date", Need::May),
 ];
+
+/// Decoded batches that wait until their rows are added.
+const BATCHES_AHEAD: usize = 1;
+
+/// A column, a row of the batch, and what is wrong with it.
+type BadBatch = (Option<&'static str>, Option<usize>, String);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Need {
@@ -110,7 +117,9 @@ impl ParquetRows {
         Arc::clone(&self.file).fetch(group, self.needed()).await
     }
 
-    /// Adds the rows of a row group. CPU work; it waits for nothing.
+    /// Adds the rows of a row group. CPU work; it waits for nothing. A second thread adds the rows
+    /// of a batch while the next one is decoded, because memory has room for few row groups at
+    /// once.
     ///
     /// # Errors
     /// The first column that cannot be decoded, or a row after which nothing of the file may count.
@@ -121,18 +130,39 @@ impl ParquetRows {
         scan: Scan,
         tally: &mut Tally,
     ) -> Result<(), ReadError> {
+        let (batches, decoded) = sync_channel::<(usize, RecordBatch)>(BATCHES_AHEAD);
+        std::thread::scope(|threads| {
+            let adding = threads.spawn(move || {
+                decoded.into_iter().try_for_each(|(first_row, batch)| {
+                    self.add_batch(&batch, scan, tally).map_err(|(column, row, why)| {
+                        let why = row.map_or_else(|| why.clone(), |row| format!("row {}: {why}", first_row + row));
+                        chunks.broken(column, &why)
+                    })
+                })
+            });
+            let decoding = chunks.decode(plan, |first_row, batch| {
+                // when rows cannot be added, the other thread says why
+                let sent = batches.send((first_row, batch.clone()));
+                sent.map_err(|_| chunks.broken(None, "its rows were not added"))
+            });
+            drop(batches);
+            let added = adding.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            added.and(decoding)
+        })
+    }
+
+    /// # Errors
+    /// A column that has another type, or a row after which nothing may count.
+    fn add_batch(&self, batch: &RecordBatch, scan: Scan, tally: &mut Tally) -> Result<(), BadBatch> {
         let needed = self.needed();
-        chunks.decode(plan, |first_row, batch| {
-            let array = |column: usize| {
-                let at = needed.binary_search(&self.places[column]?).ok()?;
-                Some(batch.column(at))
-            };
-            let columns = Columns::of(array).map_err(|(column, why)| chunks.broken(Some(COLUMNS[column].0), &why))?;
-            for row in 0..batch.num_rows() {
-                let added = columns.row(row).and_then(|listed| tally.add(&listed, scan));
-                added.map_err(|why| chunks.broken(None, &format!("row {}: {why}", first_row + row)))?;
-            }
-            Ok(())
+        let array = |column: usize| {
+            let at = needed.binary_search(&self.places[column]?).ok()?;
+            Some(batch.column(at))
+        };
+        let columns = Columns::of(array).map_err(|(column, why)| (Some(COLUMNS[column].0), None, why))?;
+        (0..batch.num_rows()).try_for_each(|row| {
+            let added = columns.row(row).and_then(|listed| tally.add(&listed, scan));
+            added.map_err(|why| (None, Some(row), why))
         })
     }
 }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use super::uploads::{RecordedOwner, UploadsOfDay};
 use books::units::form::{CUSTOMER_ID, is_name};
+use memchr::{memchr, memchr_iter};
 use regex::{Regex, RegexBuilder};
 
 /// The group that is the customer, and its place in the beginning of a key.
@@ -68,9 +69,14 @@ impl KeyRule {
 
 fn find_at_beginning<'a>(parts: &[Part], key: &'a str) -> Option<&'a str> {
     let mut found = None;
-    let mut texts = key.split('/');
+    let mut rest = Some(key);
     for (at, part) in parts.iter().enumerate() {
-        let text = texts.next()?;
+        let key = rest?;
+        let text;
+        (text, rest) = match memchr(b'/', key.as_bytes()) {
+            Some(end) => (&key[..end], Some(&key[end + 1..])),
+            None => (key, None),
+        };
         match part {
             Part::Any => {}
             // a key may go on behind the last part
@@ -168,19 +174,18 @@ impl CustomerRule {
     }
 
     fn named_by_parameter<'a>(&self, uri: &'a str) -> Owner<'a> {
-        let (Some(parameter), Some((_, query))) = (&self.parameter, uri.split_once('?')) else {
-            return Owner::Nobody;
-        };
+        let Some(parameter) = &self.parameter else { return Owner::Nobody };
+        let Some(start) = memchr(b'?', uri.as_bytes()) else { return Owner::Nobody };
+        let query = &uri[start + 1..];
         // a blank ends the address; only the protocol's version may follow
         let (query, version) = query.split_once(' ').unwrap_or((query, "HTTP/"));
         let mut found = Owner::Nobody;
-        for part in query.split('&') {
-            let (name, value) = part.split_once('=').unwrap_or((part, ""));
-            let is_it =
-                name == parameter || (name.contains('%') && percent_decoded(name).as_deref() == Some(parameter));
-            if !is_it {
-                continue;
-            }
+        let ends = memchr_iter(b'&', query.as_bytes()).chain([query.len()]);
+        let mut start = 0;
+        for end in ends {
+            let part = &query[start..end];
+            start = end + 1;
+            let Some(value) = value_of(part, parameter) else { continue };
             let is_written_rightly = value.bytes().all(is_of_query) && version.starts_with("HTTP/");
             let owner = match percent_decoded(value).filter(|_| is_written_rightly) {
                 Some(customer) => named(customer),
@@ -190,6 +195,18 @@ impl CustomerRule {
         }
         found
     }
+}
+
+/// The value in `name=value` when the name is `parameter`, which stands there encoded or not.
+fn value_of<'a>(part: &'a str, parameter: &str) -> Option<&'a str> {
+    // most parameters are others, and a look at the first byte is enough for those
+    let begins_alike = part.as_bytes().first() == parameter.as_bytes().first();
+    if !begins_alike && !part.starts_with('%') {
+        return None;
+    }
+    let (name, value) = part.split_once('=').unwrap_or((part, ""));
+    let is_it = name == parameter || (name.contains('%') && percent_decoded(name).as_deref() == Some(parameter));
+    is_it.then_some(value)
 }
 
 fn named(customer: Cow<'_, str>) -> Owner<'_> {
@@ -209,7 +226,7 @@ fn is_of_query(byte: u8) -> bool {
 /// (<https://www.rfc-editor.org/rfc/rfc3986#section-2.1>): `+` is a plus sign. None when a percent
 /// sign has not two hexadecimal digits behind it, or the result is not UTF-8.
 pub fn percent_decoded(text: &str) -> Option<Cow<'_, str>> {
-    let Some(first) = memchr::memchr(b'%', text.as_bytes()) else { return Some(Cow::Borrowed(text)) };
+    let Some(first) = memchr(b'%', text.as_bytes()) else { return Some(Cow::Borrowed(text)) };
     let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let mut bytes = text.bytes();
     let mut decoded: Vec<u8> = bytes.by_ref().take(first).collect();
