@@ -81,16 +81,22 @@ pub(crate) fn report_lists(report: &str) -> String {
     lists.collect()
 }
 
-/// The plain values of a report, in one line.
+/// A report in one line: its sentence, if it has one, and its plain values.
 pub(crate) fn report_summary(report: &str) -> String {
-    let Ok(Value::Object(fields)) = serde_json::from_str(report) else { return report.to_owned() };
+    let Ok(Value::Object(mut fields)) = serde_json::from_str(report) else { return report.to_owned() };
+    let sentence = fields.remove("sentence");
     let plain = fields.iter().filter_map(|(name, value)| match value {
         Value::String(text) if !text.is_empty() => Some(format!("{name} {text}")),
         Value::Number(number) => Some(format!("{name} {number}")),
         Value::Bool(flag) => Some(format!("{name} {flag}")),
         _ => None,
     });
-    plain.collect::<Vec<_>>().join(", ")
+    let plain = plain.collect::<Vec<_>>().join(", ");
+    match sentence.as_ref().and_then(Value::as_str) {
+        None => plain,
+        Some(sentence) if plain.is_empty() => sentence.to_owned(),
+        Some(sentence) => format!("{sentence} ({plain})"),
+    }
 }
 
 /// A report, and what its run cost on a remote database.
@@ -161,6 +167,16 @@ pub(crate) fn change(q: Quantity) -> String {
 /// A share in 10⁻⁴, in percent: `99.63 %`.
 pub(crate) fn percent(of: i64) -> String {
     format!("{}.{:02} %", of / 100, of % 100)
+}
+
+/// A text as a value in the query of an address
+/// (<https://www.rfc-editor.org/rfc/rfc3986#section-2.3>).
+pub(crate) fn url_encoded(text: &str) -> String {
+    let encode = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    };
+    text.bytes().map(encode).collect()
 }
 
 /// An amount of money; minor units, when the currency is unknown.

@@ -6,6 +6,7 @@
 //! at the end: `statement`, the customer's id, the day on which the period begins, and the second
 //! since 1970 at which the link expires.
 
+use crate::format::url_encoded;
 use hmac::{Hmac, KeyInit, Mac};
 use jiff::Timestamp;
 use sha2::Sha256;
@@ -38,7 +39,7 @@ impl LinkKey {
         let period = period_start.strftime("%F").to_string();
         let link = StatementLink { customer, period: &period, expires };
         let signature: String = self.signed(link).finalize().into_bytes().iter().map(|b| format!("{b:02x}")).collect();
-        let customer: String = customer.bytes().map(encoded).collect();
+        let customer = url_encoded(customer);
         format!("/statement?customer={customer}&period={period}&expires={expires}&signature={signature}")
     }
 
@@ -59,14 +60,6 @@ impl LinkKey {
         let mut mac = self.0.clone();
         mac.update(format!("statement\n{customer}\n{period}\n{expires}").as_bytes());
         mac
-    }
-}
-
-fn encoded(byte: u8) -> String {
-    if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-        char::from(byte).to_string()
-    } else {
-        format!("%{byte:02X}")
     }
 }
 

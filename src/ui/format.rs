@@ -7,8 +7,8 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use maud::{Markup, html};
 
-use crate::format::group;
 pub(super) use crate::format::{bytes, customer, limit_reached, of_it_measured, quantity, span};
+use crate::format::{group, url_encoded};
 
 /// A count with separators: `1,234,567`.
 pub(super) fn count(n: i64) -> String {
@@ -80,12 +80,7 @@ pub(super) fn instant(at: Timestamp) -> String {
 
 /// A customer's id as a link to its page; words for usage without a tag.
 pub(super) fn customer_link(id: &str) -> Markup {
-    let encode = |byte: u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
-        byte => format!("%{byte:02X}"),
-    };
-    let query: String = id.bytes().map(encode).collect();
-    html! { @if id.is_empty() { (customer(id)) } @else { a href={ "/customers?id=" (query) } { (id) } } }
+    html! { @if id.is_empty() { (customer(id)) } @else { a href={ "/customers?id=" (url_encoded(id)) } { (id) } } }
 }
 
 /// The time since or until an instant; the instant itself is the tool tip.

@@ -27,6 +27,7 @@ use jobs::verify_books::VerifyBooks;
 use super::outcome::RunOutcome;
 use crate::metrics::{Metrics, RecordMetrics};
 use crate::queue::DueKind;
+use crate::report_sentence::{self, ReportSentence};
 
 type Run = Arc<dyn Fn(String, Context, Timestamp, Metrics) -> BoxFuture<'static, RunOutcome> + Send + Sync>;
 
@@ -73,7 +74,7 @@ fn read<J: Job>(payload: &str) -> Result<J, String> {
 
 impl Kind {
     /// The kind of a job type.
-    pub fn of<J: Job<Report: RecordMetrics>>() -> Self {
+    pub fn of<J: Job<Report: RecordMetrics + ReportSentence>>() -> Self {
         Self {
             name: J::KIND,
             about: J::DESCRIPTION,
@@ -108,7 +109,7 @@ impl Kind {
     }
 }
 
-async fn run<J: Job<Report: RecordMetrics>>(
+async fn run<J: Job<Report: RecordMetrics + ReportSentence>>(
     payload: String,
     context: Context,
     now: Timestamp,
@@ -127,7 +128,7 @@ async fn run<J: Job<Report: RecordMetrics>>(
     };
     report.record(&metrics);
     let attention = J::needs_attention(&report);
-    match serde_json::to_string(&report) {
+    match report_sentence::to_json(&report) {
         Ok(report) => RunOutcome::Report { report, attention },
         Err(e) => RunOutcome::Failed(Failure::GiveUp(anyhow!("the report cannot be written: {e}"))),
     }

@@ -14,6 +14,7 @@ const BOOKS: &[&str] =
 const SRC: &[&str] = &[
     "exit",
     "format",
+    "report_sentence",
     "visible",
     "tls",
     "config",
