@@ -3,13 +3,26 @@
 use clap::{Args as ClapArgs, Subcommand};
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
+use serde::Serialize;
 
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
 use crate::print;
-use crate::queue::{JobFilter, JobRow, JobState, Queue};
+use crate::queue::{FailedRun, JobFilter, JobRow, JobState, Queue};
 use crate::wiring::{self, Open};
 use crate::worker::Kinds;
+
+/// Failed runs that are shown of a job.
+const FAILED_RUNS: u32 = 50;
+
+/// A job as `meter jobs show --json` prints it.
+#[derive(Serialize)]
+struct JobWithFailures {
+    #[serde(flatten)]
+    job: JobRow,
+    /// Newest first.
+    failed_runs: Vec<FailedRun>,
+}
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
@@ -189,7 +202,7 @@ async fn list(queue: &Queue, args: &List, now: Timestamp) -> anyhow::Result<Exit
         let attempts = format!("{} of {}", j.attempts, j.max_attempts);
         vec![j.seq.to_string(), what(j), state(j), attempts, when(j, now), j.origin.clone(), first_line(j)]
     };
-    let titles = [">job", "what", "state", ">attempts", "when", "from", "why"];
+    let titles = [">job", "what", "state", ">attempts", "when", "from", "result"];
     print::table(&titles, jobs.iter().map(row).collect());
     Ok(Exit::Ok)
 }
@@ -203,9 +216,11 @@ fn state(job: &JobRow) -> String {
     if job.attention { format!("{}, needs attention", job.state) } else { job.state.to_string() }
 }
 
+/// What the last run did, or why it failed.
 fn first_line(job: &JobRow) -> String {
-    let reason = job.reason.as_deref().filter(|_| job.state != JobState::Done).unwrap_or_default();
-    let line = reason.lines().next().unwrap_or_default();
+    let reason = job.reason.as_deref().filter(|_| job.state != JobState::Done);
+    let sentence = job.report.as_ref().and_then(|report| report.get("sentence")?.as_str());
+    let line = reason.or(sentence).unwrap_or_default().lines().next().unwrap_or_default();
     let short: String = line.chars().take(100).collect();
     if short.len() < line.len() { format!("{short}…") } else { short }
 }
@@ -225,8 +240,9 @@ async fn show(queue: &Queue, args: &Show, now: Timestamp) -> anyhow::Result<Exit
     let Some(job) = queue.get(&args.job).await? else {
         return Err(no_job(&args.job).into());
     };
+    let failed = queue.failed_runs(job.seq, FAILED_RUNS).await?;
     if args.json {
-        print::json(&job)?;
+        print::json(&JobWithFailures { job, failed_runs: failed })?;
         return Ok(Exit::Ok);
     }
     let instant = |t: Option<Timestamp>| match t {
@@ -255,6 +271,10 @@ async fn show(queue: &Queue, args: &Show, now: Timestamp) -> anyhow::Result<Exit
     ];
     for (name, value) in lines.iter().filter(|(_, value)| !value.is_empty()) {
         print::out(&format!("{name:<9} {value}"));
+    }
+    for run in &failed {
+        let when = instant(Some(run.failed_at));
+        print::out(&format!("failed    attempt {} at {when} on {}: {}", run.attempt, run.worker, run.reason));
     }
     if let Some(report) = &job.report {
         print::out("report");

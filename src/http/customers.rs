@@ -6,8 +6,8 @@ use books::Database;
 use jiff::Timestamp;
 use serde::Deserialize;
 
+use super::jobs::PAGE_WAIT;
 use super::page::{Page, unavailable};
-use super::pages::PAGE_WAIT;
 use super::server::{Server, Shared};
 use crate::statement::statement;
 use crate::ui::{self, CustomerView};

@@ -9,6 +9,7 @@
 mod customers;
 mod guard;
 mod health;
+mod jobs;
 mod page;
 mod pages;
 mod readiness;
@@ -135,10 +136,11 @@ fn router(server: Server) -> Router {
     let for_readers = Router::new()
         .route("/", get(pages::status))
         .route("/customers", get(customers::show))
-        .route("/jobs", get(pages::jobs))
-        .route("/jobs/{seq}", get(pages::job))
-        .route("/jobs/{seq}/retry", post(pages::retry))
-        .route("/jobs/{seq}/cancel", post(pages::cancel))
+        .route("/jobs", get(jobs::jobs))
+        .route("/jobs/retry", post(jobs::retry_dead))
+        .route("/jobs/{seq}", get(jobs::job))
+        .route("/jobs/{seq}/retry", post(jobs::retry))
+        .route("/jobs/{seq}/cancel", post(jobs::cancel))
         .layer(DefaultBodyLimit::max(FORM_BYTES))
         .layer(from_fn_with_state(server.clone(), guard::only_for_readers));
     Router::new()

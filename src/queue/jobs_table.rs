@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use ulid::Ulid;
 
 use super::due_kinds::{self, DueAt, DueKind};
-use super::types::{Clock, Enqueued, JobFilter, JobRow, JobState, NewJob, OPEN};
+use super::types::{Clock, Enqueued, FailedRun, JobFilter, JobRow, JobState, NewJob, OPEN, SEARCHED_JOBS};
 
 /// The most rows that one statement deletes, so that the write lock is short.
 const ROWS_AT_ONCE: i64 = 500;
@@ -280,6 +280,28 @@ impl Queue {
         .await
     }
 
+    /// The newest `limit` runs of a job that failed, newest first.
+    pub async fn failed_runs(&self, seq: i64, limit: u32) -> Result<Vec<FailedRun>, BooksError> {
+        self.db
+            .with_connection(async move |c| {
+                let sql = "SELECT attempt, worker, started_at, failed_at, reason FROM job_failures \
+                           WHERE job = ?1 ORDER BY lease DESC LIMIT ?2";
+                let mut rows = c.query(sql, params![seq, limit]).await?;
+                let mut found = vec![];
+                while let Some(row) = rows.next().await? {
+                    found.push(FailedRun {
+                        attempt: row.get(0)?,
+                        worker: row.get(1)?,
+                        started_at: row.get::<Option<i64>>(2)?.map(instant).transpose()?,
+                        failed_at: instant(row.get(3)?)?,
+                        reason: row.get(4)?,
+                    });
+                }
+                Ok(found)
+            })
+            .await
+    }
+
     /// Numbers of jobs by kind and state.
     pub async fn counts(&self) -> Result<BTreeMap<(String, JobState), i64>, BooksError> {
         with_retry(|| self.counted("SELECT kind, state, count(*) FROM jobs GROUP BY kind, state")).await
@@ -389,6 +411,17 @@ fn condition(filter: &JobFilter, mut values: Vec<Value>) -> (String, Vec<Value>)
     }
     if filter.attention {
         parts.push("attention = 1".into());
+    }
+    if let Some(below) = filter.below {
+        parts.push(format!("seq < {}", bind(Value::Integer(below))));
+    }
+    if let Some(text) = &filter.text {
+        let words = "kind || ' ' || id || ' ' || coalesce(key, '') || ' ' || payload || ' ' || coalesce(reason, '') \
+                     || ' ' || coalesce(report, '')";
+        parts.push(format!(
+            "seq > (SELECT max(seq) FROM jobs) - {SEARCHED_JOBS} AND instr(lower({words}), {}) > 0",
+            bind(Value::Text(text.to_lowercase()))
+        ));
     }
     (parts.join(" AND "), values)
 }

@@ -35,6 +35,8 @@ pub(crate) use leases::{ClaimRequest, Claimer, Heartbeat, Lease, PollResult};
 pub use schedules_table::LastTick;
 pub use stats::{KindStats, QueueStats};
 pub(crate) use stats::{finished, stats};
-pub use types::{Clock, Enqueued, JobFilter, JobRow, JobState, NewJob, ParentJob, WorkerRow, WorkerState};
+pub use types::{
+    Clock, Enqueued, FailedRun, JobFilter, JobRow, JobState, NewJob, ParentJob, SEARCHED_JOBS, WorkerRow, WorkerState,
+};
 pub use update::{Backoff, JobUpdate};
 pub use workers_table::Identity;

@@ -218,6 +218,23 @@ pub struct JobFilter {
     pub origin: Option<String>,
     /// Only jobs with a report that needs attention.
     pub attention: bool,
+    /// Only jobs that were enqueued before the job of this number.
+    pub below: Option<i64>,
+    /// Only jobs that contain this text, among the newest [`SEARCHED_JOBS`].
+    pub text: Option<String>,
+}
+
+/// A text is searched in so many of the newest jobs: a search reads each of them.
+pub const SEARCHED_JOBS: i64 = 10_000;
+
+/// A run that failed, or that was lost with its worker.
+#[derive(Clone, Debug, Serialize)]
+pub struct FailedRun {
+    pub attempt: i64,
+    pub worker: String,
+    pub started_at: Option<Timestamp>,
+    pub failed_at: Timestamp,
+    pub reason: String,
 }
 
 /// A worker process, as of its last heartbeat.

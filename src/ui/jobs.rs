@@ -8,8 +8,9 @@ use maud::{Markup, html};
 
 use super::format::{ago, count, instant, prose, took};
 use super::layout::{Here, document, scroll, state};
-use super::{JobList, RunRow};
-use crate::queue::JobState;
+use super::{JobList, JobPage, JobsFilter, RunRow};
+use crate::format::url_encoded;
+use crate::queue::{FailedRun, JobState, SEARCHED_JOBS};
 
 /// The page at `/jobs`.
 pub fn jobs(list: &JobList<'_>, now: Timestamp) -> String {
@@ -18,13 +19,18 @@ pub fn jobs(list: &JobList<'_>, now: Timestamp) -> String {
     let body = html! {
         h1.above { "Jobs" }
         @if let Some(done) = list.done { p.did role="status" { (done) } }
+        (states(list))
         (filter_form(list))
         @if list.runs.is_empty() {
             p.card.empty { "There are no such jobs." @if is_filtered(list) { " " a href="/jobs" { "Show all" } } }
         } @else if can_act {
-            form method="post" action="/jobs" { (no_default()) (token()) (table) }
+            form method="post" action="/jobs" { (no_default()) (token()) (retry_dead(list)) (table) }
         } @else {
             (table)
+        }
+        (pages(list))
+        @if list.filter.text.is_some() {
+            p.soft.block { "A text is searched in the newest " (count(SEARCHED_JOBS)) " jobs." }
         }
         @if !list.can_act { (how_to_act()) }
         p.soft.block { "Finished jobs are removed after a while. In a terminal, " code { "meter jobs" } " lists, retries and cancels them." }
@@ -32,8 +38,58 @@ pub fn jobs(list: &JobList<'_>, now: Timestamp) -> String {
     document("Jobs", Here::Jobs, 0, body, html! {})
 }
 
-/// The page at `/jobs/{seq}`: the job, and `details` as labels and texts. JSON keeps its lines.
-pub fn job(run: &RunRow, details: &[(String, String)], can_act: bool, now: Timestamp) -> String {
+/// An address of the list with these choices.
+fn address(path: &str, filter: &JobsFilter, before: Option<i64>) -> String {
+    let before = before.map(|before| before.to_string());
+    let choices = [("state", &filter.state), ("kind", &filter.kind), ("q", &filter.text), ("before", &before)];
+    let query = choices.iter().filter_map(|(name, value)| Some(format!("{name}={}", url_encoded(value.as_deref()?))));
+    let query: Vec<String> = query.collect();
+    if query.is_empty() { path.to_owned() } else { format!("{path}?{}", query.join("&")) }
+}
+
+/// How many jobs are in each state; each leads to them.
+fn states(list: &JobList<'_>) -> Markup {
+    let entry = |state: JobState, n: i64| {
+        let chosen = list.filter.state.as_deref() == Some(state.as_str());
+        let of = JobsFilter { state: Some(state.as_str().to_owned()), ..list.filter.clone() };
+        let words = html! { (state.as_str()) " " b { (count(n)) } };
+        html! { li { a href=(address("/jobs", &of, None)) aria-current=[chosen.then_some("true")] { (words) } } }
+    };
+    html! {
+        ul.legend.above aria-label="Jobs by state" {
+            @for state in JobState::ALL { (entry(state, list.counts.get(&state).copied().unwrap_or(0))) }
+        }
+    }
+}
+
+/// The links to newer and older jobs.
+fn pages(list: &JobList<'_>) -> Markup {
+    html! {
+        @if !list.is_first || list.older.is_some() {
+            p.block {
+                @if !list.is_first { a href=(address("/jobs", list.filter, None)) { "Newest jobs" } " " }
+                @if let Some(older) = list.older {
+                    a href=(address("/jobs", list.filter, Some(older))) { "Older jobs" }
+                }
+            }
+        }
+    }
+}
+
+/// One button for all dead jobs that the list is of, also for those on other pages.
+fn retry_dead(list: &JobList<'_>) -> Markup {
+    let dead = list.filter.state.as_deref() == Some(JobState::Dead.as_str());
+    let to = address("/jobs/retry", list.filter, None);
+    html! {
+        @if dead {
+            p.above { button type="submit" formaction=(to) { "Retry all dead jobs of this list" } }
+        }
+    }
+}
+
+/// The page at `/jobs/{seq}`.
+pub fn job(page: &JobPage<'_>, now: Timestamp) -> String {
+    let JobPage { run, details, failed, can_act } = *page;
     let title = format!("Job {}: {}", run.seq, run.kind);
     let body = html! {
         p.above { a href="/jobs" { "All jobs" } }
@@ -52,6 +108,10 @@ pub fn job(run: &RunRow, details: &[(String, String)], can_act: bool, now: Times
                 }
             }
         }
+        @if !failed.is_empty() {
+            h2 { "Runs that failed" }
+            (scroll("Runs that failed", failures(failed, now)))
+        }
         @if can_act && (run.can_retry || run.can_cancel) {
             form.block method="post" action={ "/jobs/" (run.seq) } { (no_default()) (token()) (buttons(run)) }
         } @else if can_act {
@@ -63,13 +123,41 @@ pub fn job(run: &RunRow, details: &[(String, String)], can_act: bool, now: Times
     document(&title, Here::Job, 0, body, html! {})
 }
 
+fn failures(failed: &[FailedRun], now: Timestamp) -> Markup {
+    html! {
+        table {
+            thead {
+                tr {
+                    th.n scope="col" { "Attempt" }
+                    th scope="col" { "Failed" }
+                    th.n scope="col" { "Took" }
+                    th scope="col" { "Why" }
+                    th scope="col" { "Worker" }
+                }
+            }
+            tbody {
+                @for run in failed {
+                    tr {
+                        th.n scope="row" { (count(run.attempt)) }
+                        td { (ago(run.failed_at, now)) }
+                        td.n { @if let Some(from) = run.started_at { (took(run.failed_at.duration_since(from))) } }
+                        td.text { (prose(&run.reason)) }
+                        td.id { (run.worker) }
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Whether a text keeps its lines.
 fn is_laid_out(text: &str) -> bool {
     text.contains('\n') || text.starts_with(['{', '['])
 }
 
 fn is_filtered(list: &JobList<'_>) -> bool {
-    list.filter.kind.is_some() || list.filter.state.is_some()
+    let JobsFilter { kind, state, text } = list.filter;
+    [kind, state, text].into_iter().any(Option::is_some)
 }
 
 fn filter_form(list: &JobList<'_>) -> Markup {
@@ -92,6 +180,10 @@ fn filter_form(list: &JobList<'_>) -> Markup {
                         option value="" { "any" }
                         @for kind in list.kinds { (choice(kind, &list.filter.kind)) }
                     }
+                }
+                div {
+                    label for="q" { "Text in it" }
+                    input #q name="q" type="search" maxlength="200" value=[list.filter.text.as_deref()];
                 }
                 button type="submit" { "Show" }
             }

@@ -27,7 +27,7 @@ use books::units::quantity::Quantity;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::health::Overview;
-use crate::queue::JobState;
+use crate::queue::{FailedRun, JobState};
 
 pub use customer::{CustomerView, customer, customers};
 pub(crate) use format::about;
@@ -87,6 +87,8 @@ pub struct RunRow {
 pub struct JobsFilter {
     pub kind: Option<String>,
     pub state: Option<String>,
+    /// What they contain.
+    pub text: Option<String>,
 }
 
 /// The content of the page of jobs.
@@ -95,10 +97,28 @@ pub struct JobList<'a> {
     pub runs: &'a [RunRow],
     pub filter: &'a JobsFilter,
     pub kinds: &'a [String],
+    /// Numbers of jobs of the chosen kind, as they were last counted.
+    pub counts: &'a BTreeMap<JobState, i64>,
+    /// The last job of this page, if older ones follow.
+    pub older: Option<i64>,
+    /// Whether this page has the newest jobs.
+    pub is_first: bool,
     /// Whether a token is configured; without one the page has no buttons.
     pub can_act: bool,
     /// The result of the last action.
     pub done: Option<&'a str>,
+}
+
+/// The content of the page of a job.
+#[derive(Clone, Copy, Debug)]
+pub struct JobPage<'a> {
+    pub run: &'a RunRow,
+    /// Labels and texts. JSON keeps its lines.
+    pub details: &'a [(String, String)],
+    /// The newest runs that failed, newest first.
+    pub failed: &'a [FailedRun],
+    /// Whether a token is configured; without one the page has no buttons.
+    pub can_act: bool,
 }
 
 /// The document of `meter report`.

@@ -137,8 +137,18 @@ fn status_of(overview: &Overview, runs: &[RunRow], refresh_seconds: u32) -> Stri
 }
 
 fn list_of(runs: &[RunRow], can_act: bool) -> String {
-    let filter = JobsFilter { kind: Some(EVIL.into()), state: Some("dead".into()) };
-    jobs(&JobList { runs, filter: &filter, kinds: &[EVIL.into()], can_act, done: Some(EVIL) }, now())
+    let filter = JobsFilter { kind: Some(EVIL.into()), state: Some("dead".into()), text: Some(EVIL.into()) };
+    let list = JobList {
+        runs,
+        filter: &filter,
+        kinds: &[EVIL.into()],
+        counts: &BTreeMap::from([(JobState::Dead, 7)]),
+        older: Some(12),
+        is_first: false,
+        can_act,
+        done: Some(EVIL),
+    };
+    jobs(&list, now())
 }
 
 fn a_report(customer: Option<&str>) -> UsageReport {
@@ -163,13 +173,17 @@ fn a_report(customer: Option<&str>) -> UsageReport {
 fn all_pages() -> Vec<(&'static str, String)> {
     let details =
         vec![("payload".to_owned(), format!("{{\n  \"a\": \"{EVIL}\"\n}}")), (EVIL.to_owned(), EVIL.to_owned())];
+    let failed =
+        [FailedRun { attempt: 2, worker: EVIL.into(), started_at: Some(now()), failed_at: now(), reason: EVIL.into() }];
+    let run_of_page = run();
+    let page = |can_act| JobPage { run: &run_of_page, details: &details, failed: &failed, can_act };
     vec![
         ("status", status_of(&hostile(), &[run()], 60)),
         ("empty status", status_of(&empty(), &[], 0)),
         ("jobs", list_of(&[run()], true)),
         ("no jobs", list_of(&[], false)),
-        ("job", job(&run(), &details, true, now())),
-        ("read-only job", job(&run(), &details, false, now())),
+        ("job", job(&page(true), now())),
+        ("read-only job", job(&page(false), now())),
         ("report", report(&a_report(Some(EVIL)))),
         ("report of all", report(&a_report(None))),
         ("runbook", runbook(&format!("# Runbook\n\n{EVIL}\n\n<img src=x>\n\n## {EVIL}\n"))),
@@ -305,7 +319,8 @@ fn buttons_are_there_only_when_one_may_act() {
     let looking = list_of(&[run()], false);
     assert!(!looking.contains("formaction") && looking.contains("METER_HTTP__TOKEN"));
     let done = RunRow { can_retry: false, can_cancel: false, ..run() };
-    assert!(!job(&done, &[], true, now()).contains("password"));
+    let page = JobPage { run: &done, details: &[], failed: &[], can_act: true };
+    assert!(!job(&page, now()).contains("password"));
 }
 
 #[test]

@@ -250,6 +250,61 @@ fn acting_on_jobs_needs_the_token() {
     assert_eq!((other.status, state().as_str()), (403, "cancelled"));
 }
 
+/// Two dead jobs of a hundred and three: found by state, by text and page by page, and retried with
+/// one token.
+#[test]
+fn dead_jobs_are_found_explained_and_retried_together() {
+    let place = Workspace::new();
+    place.run("migrate").ends(0);
+    place.execute(
+        "INSERT INTO jobs (id, kind, payload, state, worker, lease_until, origin, max_attempts, attempts, lease, enqueued_at, finished_at, started_at, reason) \
+         WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 103) \
+         SELECT printf('%026d', i), 'probe', json_object('name', 'probe ' || i), iif(i <= 2, 'running', 'cancelled'), iif(i <= 2, 'w1', NULL), \
+                iif(i <= 2, 9, NULL), 'test', 3, 1, 1, 1000, iif(i <= 2, NULL, 2000), 1500, 'an older reason' FROM n",
+    );
+    // a run that fails twice, and one that is given up at once
+    let fail = "UPDATE jobs SET state = 'retrying', run_at = 1, worker = NULL, lease_until = NULL, reason = 'AWS refused' WHERE seq = 1;
+                UPDATE jobs SET state = 'running', run_at = NULL, worker = 'w2', lease_until = 9, lease = 2, attempts = 2 WHERE seq = 1;
+                UPDATE jobs SET state = 'dead', worker = NULL, lease_until = NULL, finished_at = 3, reason = 'AWS refused again' WHERE seq = 1;
+                UPDATE jobs SET state = 'dead', worker = NULL, lease_until = NULL, finished_at = 3, reason = '<odd> & \"rare\"' WHERE seq = 2";
+    fail.split(";\n").for_each(|sql| place.execute(sql));
+
+    let worker =
+        Served::start(place.folder.path(), "--kinds verify_books --no-schedule", &[("METER_HTTP__TOKEN", TOKEN)]);
+    let first = worker.until("/jobs", |a| a.status == 200 && a.body.contains("dead <b>2</b>"));
+    assert!(first.body.contains("href=\"/jobs?before=4\"") && !first.body.contains("Newest jobs"));
+    assert!(!first.body.contains("Retry all dead jobs"), "only beside a list of dead jobs");
+    let second = worker.get("/jobs?before=4").body;
+    assert!(second.contains("href=\"/jobs/3\"") && !second.contains("href=\"/jobs/4\""));
+    assert!(second.contains("Newest jobs") && !second.contains("Older jobs"));
+    let found = worker.get("/jobs?q=%22RARE%22").body;
+    assert!(found.contains("href=\"/jobs/2\"") && !found.contains("href=\"/jobs/1\""));
+    assert!(worker.get("/jobs?q=nowhere").body.contains("There are no such jobs."));
+    let one = worker.get("/jobs/1").body;
+    assert!(one.find("AWS refused again").is_some_and(|again| one[again..].contains("AWS refused<")), "newest first");
+    let shown = place.run("jobs show 1").ends(0).out;
+    assert!(shown.contains("attempt 2 at") && shown.contains("on w1: AWS refused\n"), "{shown}");
+
+    let list = worker.get("/jobs?state=dead&kind=probe").body;
+    assert!(list.contains("formaction=\"/jobs/retry?state=dead&amp;kind=probe\""));
+    let typed = ("Content-Type", "application/x-www-form-urlencoded");
+    let retry = |to: &str, token: &str| request(worker.port, "POST", to, &[typed], &format!("token={token}")).unwrap();
+    let states = || {
+        place.query("SELECT group_concat(state) FROM (SELECT state FROM jobs WHERE seq <= 3 ORDER BY seq)").remove(0)
+    };
+    assert_eq!((retry("/jobs/retry?state=dead", "wrong").status, states().as_str()), (401, "dead,dead,cancelled"));
+    assert_eq!((retry("/jobs/retry?q=rare", TOKEN).status, states().as_str()), (303, "dead,pending,cancelled"));
+    // a state in the address does not make it a retry of other jobs
+    let all = retry("/jobs/retry?state=cancelled&kind=probe", TOKEN);
+    assert_eq!((all.status, states().as_str()), (303, "pending,pending,cancelled"));
+    assert!(all.head.contains("location: /jobs?did=retry&n=1"), "{}", all.head);
+    assert!(worker.get("/jobs?did=retry&n=1").body.contains("1 job is due now."));
+    assert_eq!(retry("/jobs/retry", TOKEN).status, 409);
+    drop(worker);
+    place.execute("DELETE FROM jobs WHERE seq = 1");
+    assert_eq!(place.query("SELECT DISTINCT job FROM job_failures"), ["2"]);
+}
+
 #[test]
 fn a_second_worker_takes_the_port_over_when_the_first_one_ends() {
     let place = Workspace::new();
