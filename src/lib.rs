@@ -2,8 +2,8 @@
 //! books is in `jobs`.
 //!
 //! Each floor uses only those above it in this list, which is the reading order too: amounts and
-//! exit codes for people ([`format`], `exit`), `report_sentence`, `visible`, `tls`, [`config`] (file
-//! and environment → checked values), [`queue`] (the tables of jobs), [`wiring`] (values →
+//! exit codes for people ([`format`], `exit`), `report_sentence`, `visible`, `tls`, [`config`]
+//! (file and environment → checked values), [`queue`] (the tables of jobs), [`wiring`] (values →
 //! database, buckets, what jobs are given), [`health`] (what needs attention), [`metrics`],
 //! [`worker`] (one process), [`ui`] and [`http`] (what a worker serves), [`print`] (tables in a
 //! terminal), the demo, [`cli`] (one file for each command). `tests/it/house.rs` checks it.

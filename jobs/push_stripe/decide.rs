@@ -68,6 +68,28 @@ impl DeferReason {
         Self::ALL.into_iter().find(|reason| reason.name() == name)
     }
 
+    /// What is missing, and what to do.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::NoStripeCustomer => "the customer has no Stripe id (customers.stripe_customer_id)",
+            Self::NoSubscription => "no subscription's invoice can take it; it goes on the next one there is",
+            Self::NoItem => {
+                "the subscription has no item for the meter: add the price to it, then `meter run sync-stripe`"
+            }
+            Self::SeveralItems => {
+                "several items of the Stripe customer carry the meter, so Stripe would bill it as often: `meter stripe check`"
+            }
+            Self::Inactive => "the subscription is paused or incomplete; it goes out when it is active again",
+            Self::Currency => "the item's price is in another currency than the plan: one of them must change",
+            Self::TooLarge => "the period has more usage than Stripe (15 digits) or the books (922 million units) take",
+            Self::BelowZero => {
+                "a correction that would take the invoice below zero; it goes out when there is usage to set it against"
+            }
+            Self::Refused => "Stripe refused an event of this customer and meter: `meter events list --state refused`",
+            Self::NoMeter => "Stripe has no active meter for it: `meter stripe check`",
+        }
+    }
+
     /// The name in the database.
     pub fn name(self) -> &'static str {
         match self {

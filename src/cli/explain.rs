@@ -20,6 +20,7 @@ use jiff::Timestamp;
 use jobs::context::Context;
 use jobs::ingest_cur::lines::{FoundLines, WantedLines, lines};
 use jobs::job::Failure;
+use jobs::push_stripe::DeferReason;
 use jobs::shared_bucket::items::{FoundItems, WantedItems};
 use jobs::{ingest_access_logs, ingest_inventory};
 
@@ -235,7 +236,8 @@ impl Explaining<'_> {
             let plan = charged.plans.get(&meter).cloned().unwrap_or_default();
             let version = plans.at(&plan, start);
             let json = reconcile::json(&compared, billing);
-            let because = compared.deferred_reason.as_deref().map_or("", tables::deferred_because);
+            let because =
+                compared.deferred_reason.as_deref().and_then(DeferReason::named).map_or("", DeferReason::words);
             let charge = ExplainedCharge {
                 terms: version.and_then(|plan| plan.meters.get(&meter)).copied(),
                 currency: version.map(|plan| plan.currency.to_string()).unwrap_or_default(),

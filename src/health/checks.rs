@@ -7,9 +7,10 @@ use books::shared_bucket::stored::BookedShare;
 use books::units::calendar::Day;
 use books::usage::bill::NoteKind;
 use jiff::SignedDuration;
+use jobs::push_stripe::DeferReason;
 
 use super::overview::{BillingMode, Finding, Overview, RowUse, Severity, ShareFault};
-use crate::format::{ago, count, quantity, several, span, verb};
+use crate::format::{ago, count, quantity, rounded, several, span, verb};
 use crate::queue::{JobState, WorkerState};
 
 /// AWS delivers a bill up to three times a day.
@@ -107,7 +108,7 @@ pub(super) fn run(s: &Overview) -> Vec<Finding> {
     };
     let since = |at: jiff::Timestamp| s.at.duration_since(at);
     for (check, count) in s.audit.broken() {
-        let what = format!("the books break the rule `{check}` in {count} place(s)");
+        let what = format!("the books break the rule `{check}` in {}", several(count, "place"));
         add("MeterBooksViolated", what, "meter verify");
     }
     if s.audit.at.is_some_and(|at| since(at) > AUDIT_LATE) {
@@ -121,7 +122,7 @@ pub(super) fn run(s: &Overview) -> Vec<Finding> {
     bills(s, &mut add);
     for (kind, of) in &s.queue.kinds {
         if let Some(dead) = of.states.get(&JobState::Dead).filter(|n| **n > 0) {
-            let what = format!("{dead} job(s) of {kind} are dead");
+            let what = format!("{} of {kind} {} dead", several(*dead, "job"), verb(*dead, "is", "are"));
             add("MeterDeadJobs", what, &format!("meter jobs list --state dead --kind {kind}"));
         }
         // bills wait for each other
@@ -142,7 +143,7 @@ pub(super) fn run(s: &Overview) -> Vec<Finding> {
         add("MeterAttention", what, &format!("meter jobs list --attention --kind {kind}"));
     }
     let unknown = s.customers.unknown.iter().filter(|(_, used)| !used.is_zero());
-    let unknown: Vec<String> = unknown.map(|(meter, used)| format!("{} of {meter}", quantity(*used))).collect();
+    let unknown: Vec<String> = unknown.map(|(meter, used)| format!("{} of {meter}", rounded(*used, 2))).collect();
     if !unknown.is_empty() {
         let what = format!(
             "{} of this month and the last belong to ids that no customer has: they are billed nowhere",
@@ -157,7 +158,8 @@ pub(super) fn run(s: &Overview) -> Vec<Finding> {
     if !s.notifications_go_out {
         // they are kept until notifications.url is set
     } else if notifications.dead > 0 {
-        let what = format!("{} notification(s) to the web backend were given up", notifications.dead);
+        let (given_up, were) = (several(notifications.dead, "notification"), verb(notifications.dead, "was", "were"));
+        let what = format!("{given_up} to the web backend {were} given up");
         add("MeterNotificationsFailing", what, "meter notifications list --state dead");
     } else if let Some(at) = notifications.oldest_pending_at.filter(|at| since(*at) > NOTIFICATION_LATE) {
         let what = format!("a notification has not reached the web backend for {}", span(since(at)));
@@ -362,12 +364,14 @@ fn stripe(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
     }
     for reason in ["currency", "several_items", "too_large", "no_meter", "no_stripe_customer", "no_subscription"] {
         if let Some(deferred) = customers.deferred.get(reason).filter(|n| **n > 0) {
-            let what = format!("{deferred} amount(s) are deferred until a person acts: {reason}");
-            add("MeterStripeDeferred", what, "meter push; docs/stripe.md, \"Why an amount is deferred\"");
+            let (amounts, are) = (several(*deferred, "amount"), verb(*deferred, "is", "are"));
+            let why = DeferReason::named(reason).map_or(reason, DeferReason::words);
+            let what = format!("{amounts} {are} deferred until a person acts: {why}");
+            add("MeterStripeDeferred", what, "meter bill; docs/stripe.md, \"Why an amount is deferred\"");
         }
     }
     if s.books.stripe.events.refused > 0 {
-        let what = format!("Stripe refused {} event(s)", s.books.stripe.events.refused);
+        let what = format!("Stripe refused {}", several(s.books.stripe.events.refused, "event"));
         add("MeterEventRefused", what, "meter events list --state refused");
     }
     let oldest = [stripe.oldest_pending_at, customers.oldest_deferred_at].into_iter().flatten().min();

@@ -170,10 +170,11 @@ async fn metrics(State(server): Shared) -> Response {
 }
 
 /// Documents that the runbook links to.
-const DOCUMENTS: [(&str, &str); 5] = [
+const DOCUMENTS: [(&str, &str); 6] = [
     ("configuration", include_str!("../../docs/configuration.md")),
     ("enforcement", include_str!("../../docs/enforcement.md")),
     ("metrics", include_str!("../../docs/metrics.md")),
+    ("shared-bucket", include_str!("../../docs/shared-bucket.md")),
     ("stripe", include_str!("../../docs/stripe.md")),
     ("turso", include_str!("../../docs/turso.md")),
 ];

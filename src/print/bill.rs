@@ -8,7 +8,6 @@ use books::units::quantity::Quantity;
 use jobs::push_stripe::DeferReason;
 use jobs::push_stripe::bill::{Bills, Correction, CustomerBill, InvoiceLine, InvoiceState, NoBill};
 
-use super::push::reason;
 use super::reconcile::sum;
 use super::{customer, out, quantity, rounded, several, table};
 
@@ -110,7 +109,7 @@ fn notes(line: &InvoiceLine, currency: Currency, unit: &str) -> Vec<String> {
         notes.push(format!("{} of the invoice's quantity not at Stripe yet", units(not_sent)));
     }
     if let Some(waiting) = &line.waits {
-        let why = DeferReason::named(&waiting.reason).map_or("", reason);
+        let why = DeferReason::named(&waiting.reason).map_or("", DeferReason::words);
         let worth = currency.written(line.waiting_minor);
         notes.push(format!("waiting: {} ({worth} {currency}): {why}", units(waiting.value)));
     }

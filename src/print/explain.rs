@@ -276,23 +276,6 @@ fn event(charged: &ChargedEvent) -> Vec<String> {
     ]
 }
 
-/// What a deferred amount waits for, as docs/stripe.md says it.
-pub(crate) fn deferred_because(reason: &str) -> &'static str {
-    match reason {
-        "no_stripe_customer" => "customers.stripe_customer_id is empty",
-        "no_subscription" => "no invoice covers the period, or it is final and no subscription has an open period",
-        "no_item" => "the subscription has no item for the meter",
-        "several_items" => "more than one item of the Stripe customer carries the meter",
-        "inactive" => "the subscription bills nothing now: paused, incomplete or canceled",
-        "currency" => "the item's price and the plan have different currencies",
-        "too_large" => "the amount is too large for Stripe or the books; the number is the largest possible one",
-        "below_zero" => "the correction would take the invoice below zero",
-        "refused" => "an event of this customer and meter is refused",
-        "no_meter" => "the account has no active meter of that event name",
-        _ => "",
-    }
-}
-
 fn short(version: &str) -> String {
     version.chars().take(8).collect()
 }
@@ -475,12 +458,5 @@ mod tests {
         );
         let below = UsageParts { used: unit(-5), billable: unit(-5), ..UsageParts::default() };
         assert_eq!(arithmetic(&below, Decimal::ONE, 0, None), "(-5 used) × 1");
-    }
-
-    #[test]
-    fn every_reason_has_words() {
-        for reason in jobs::push_stripe::DeferReason::names() {
-            assert!(!deferred_because(reason).is_empty(), "{reason}");
-        }
     }
 }

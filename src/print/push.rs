@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use books::stripe::no_invoice::{CustomerWithoutInvoice, InvoiceLack};
-use jobs::push_stripe::decide::DeferReason;
 use jobs::push_stripe::{PlannedEvent, PushReport};
 
 use super::out;
@@ -55,11 +54,11 @@ pub(crate) fn show(report: &PushReport, config: &Config) {
         ));
     }
     for (why, amounts) in &report.deferred {
-        out(&format!("deferred: {}: {}", several(*amounts, "amount"), reason(*why)));
+        out(&format!("deferred: {}: {}", several(*amounts, "amount"), why.words()));
     }
     for (why, amounts) in &report.waiting {
         let (amounts, wait) = (several(*amounts, "amount"), verb(*amounts, "waits", "wait"));
-        out(&format!("deferred since before: {amounts} {wait}: {}; `meter reconcile` shows them", reason(*why)));
+        out(&format!("deferred since before: {amounts} {wait}: {}; `meter reconcile` shows them", why.words()));
     }
     if let Some(backup_at) = report.on_hold {
         out(&format!(
@@ -123,30 +122,4 @@ fn without_invoice(report: &PushReport) {
     }
     out("  no Stripe id: set customers.stripe_customer_id");
     out("  no subscription: make one at Stripe, then `meter run sync-stripe`");
-}
-
-/// Why an amount is deferred, and what releases it.
-pub(crate) fn reason(deferred: DeferReason) -> &'static str {
-    match deferred {
-        DeferReason::NoStripeCustomer => "the customer has no Stripe id (customers.stripe_customer_id)",
-        DeferReason::NoSubscription => "no subscription's invoice can take it; it goes on the next one there is",
-        DeferReason::NoItem => {
-            "the subscription has no item for the meter: add the price to it, then `meter run sync-stripe`"
-        }
-        DeferReason::SeveralItems => {
-            "several items of the Stripe customer carry the meter, so Stripe would bill it as often: `meter stripe check`"
-        }
-        DeferReason::Inactive => "the subscription is paused or incomplete; it goes out when it is active again",
-        DeferReason::Currency => "the item's price is in another currency than the plan: one of them must change",
-        DeferReason::TooLarge => {
-            "the period has more usage than Stripe (15 digits) or the books (922 million units) take"
-        }
-        DeferReason::BelowZero => {
-            "a correction that would take the invoice below zero; it goes out when there is usage to set it against"
-        }
-        DeferReason::Refused => {
-            "Stripe refused an event of this customer and meter: `meter events list --state refused`"
-        }
-        DeferReason::NoMeter => "Stripe has no active meter for it: `meter stripe check`",
-    }
 }

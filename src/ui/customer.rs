@@ -51,7 +51,7 @@ pub fn customer(view: &CustomerView<'_>, now: Timestamp) -> String {
                 }
             }
             dt { "Customer since" }
-            dd { (of.created_at) }
+            dd { (of.created_at.get(..10).unwrap_or(&of.created_at)) }
         }
         h2 { "What may be used" }
         (entitlements(view, now))
@@ -71,7 +71,7 @@ pub fn customer(view: &CustomerView<'_>, now: Timestamp) -> String {
 }
 
 fn name<'a>(view: &'a CustomerView<'_>, meter: &'a str) -> &'a str {
-    view.settings.names.get(meter).map_or(meter, String::as_str)
+    usage::name(&view.settings.names, meter)
 }
 
 fn entitlements(view: &CustomerView<'_>, now: Timestamp) -> Markup {

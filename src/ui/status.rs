@@ -103,7 +103,7 @@ fn findings(findings: &[Finding]) -> Markup {
                     div {
                         p { strong class=(tone.class()) { (word) } (format::prose(&finding.what)) }
                         p.soft {
-                            (format::prose(&finding.act)) " "
+                            (advice(&finding.act)) " "
                             a href={ "/runbook#" (finding.alert.to_lowercase()) } { "Runbook: " (finding.alert) }
                         }
                     }
@@ -111,6 +111,22 @@ fn findings(findings: &[Finding]) -> Markup {
             }
         }
     }
+}
+
+/// What to do: commands are set apart, and a page of the documentation is a link.
+fn advice(act: &str) -> Markup {
+    let part = |part: &str| {
+        let (head, rest) = part.find([',', '(']).map_or((part, ""), |end| part.split_at(end));
+        let (words, blank) = (head.trim_end(), &head[head.trim_end().len()..]);
+        let page = words.strip_prefix("docs/").and_then(|page| page.strip_suffix(".md"));
+        html! {
+            @if words.starts_with("meter ") { code { (words) } }
+            @else if let Some(page) = page { a href={ "/runbook/" (page) } { (words) } }
+            @else { (format::prose(words)) }
+            (blank) (format::prose(rest))
+        }
+    };
+    html! { @for (i, of) in act.split("; ").enumerate() { @if i > 0 { "; " } (part(of)) } }
 }
 
 fn near_limit(view: &StatusView<'_>, now: Timestamp) -> Markup {
@@ -125,17 +141,17 @@ fn near_limit(view: &StatusView<'_>, now: Timestamp) -> Markup {
         html! {
             tr {
                 th.id scope="row" { (format::customer_link(&p.customer)) }
-                td.whole { (p.meter) }
+                td.whole { (usage::name(view.names, &p.meter)) }
                 td {
                     @if p.allowed { span.state.warning { (icon(Tone::Warning)) span { "near" } } }
                     @else { span.state.wrong { (icon(Tone::Bad)) span { "blocked" } } }
                 }
-                td.n {
-                    (quantity(p.used))
+                td.n title=(p.used) {
+                    (format::rounded(p.used))
                     @if let Some(part) = format::of_it_measured(p.used_measured) { br; span.soft { (part) } }
                 }
                 td.n {
-                    @if let Some(limit) = p.limit { (quantity(limit)) " " (unit) } @else { "none" }
+                    @if let Some(limit) = p.limit { span title=(limit) { (format::rounded(limit)) } " " (unit) } @else { "none" }
                     @if let Some(at) = p.blocked_at { br; span.soft { (format::limit_reached(at, now)) } }
                 }
                 td.n { @if let Some(share) = p.limit.and_then(|limit| format::share(p.used, limit)) { (share) } }
@@ -180,7 +196,7 @@ fn entitlements(view: &StatusView<'_>, now: Timestamp) -> Markup {
     let rows = html! {
         @for (meter, d) in &customers.decisions {
             tr {
-                th.whole scope="row" { (meter) }
+                th.whole scope="row" { (usage::name(view.names, meter)) }
                 @for n in [d.allowed, d.near, d.overage, d.blocked, d.denied] { td.n { (count(n)) } }
             }
         }
@@ -235,7 +251,7 @@ fn stripe(view: &StatusView<'_>, now: Timestamp) -> Markup {
                         @for meter in meters {
                             @let drift = customers.drift.get(meter).copied().unwrap_or_default();
                             tr {
-                                th.whole scope="row" { (meter) }
+                                th.whole scope="row" { (usage::name(view.names, meter)) }
                                 td.n.warning[!drift.is_zero()] { (quantity(drift)) @if !drift.is_zero() { " " (icon(Tone::Warning)) } }
                                 td.n { (quantity(customers.deferred_units.get(meter).copied().unwrap_or_default())) }
                                 td { (usage::unit(view.units, meter)) }
@@ -257,7 +273,7 @@ fn stripe(view: &StatusView<'_>, now: Timestamp) -> Markup {
                         @for alarm in &stripe.some_alarms {
                             tr {
                                 th.id scope="row" { (format::customer_link(&alarm.customer)) }
-                                td.whole { (alarm.meter) }
+                                td.whole { (usage::name(view.names, &alarm.meter)) }
                                 td.text { (format::prose(&alarm.difference.to_string())) }
                             }
                         }

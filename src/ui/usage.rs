@@ -1,4 +1,4 @@
-//! Usage: a card for each meter, with the month so far, its forecast, and a chart of the last days.
+//! Usage: a card for each meter, with the month so far, its forecast, and a chart of its days.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,15 +40,21 @@ pub(super) fn unit<'a>(units: &'a BTreeMap<String, String>, meter: &str) -> &'a 
     units.get(meter).map_or("units", String::as_str)
 }
 
+/// The name of a meter that people read.
+pub(super) fn name<'a>(names: &'a BTreeMap<String, String>, meter: &'a str) -> &'a str {
+    names.get(meter).map_or(meter, String::as_str)
+}
+
 fn card(id: &str, meter: &str, unit: &str, view: &StatusView<'_>, today: Date) -> Markup {
     let books = &view.overview.books;
     let month = books.month.iter().find(|m| m.meter == meter);
     let booked: Vec<&DayUsage> = books.days.iter().filter(|d| d.meter == meter).collect();
     let bars = bars(&booked, today);
+    let shown = bars.first().map_or(String::new(), |bar| bar.day.strftime("%B").to_string());
     let some_unattributed = bars.iter().any(|b| !b.unattributed.is_zero());
     html! {
         section.card.meter aria-labelledby=(id) {
-            h3.id #(id) title=(meter) { (view.names.get(meter).map_or(meter, String::as_str)) }
+            h3.id #(id) title=(meter) { (name(view.names, meter)) }
             @match month {
                 Some(month) => (so_far(month, unit, today)),
                 None => { p.empty { "Nothing is booked in " (today.strftime("%B").to_string()) " yet." } }
@@ -56,9 +62,9 @@ fn card(id: &str, meter: &str, unit: &str, view: &StatusView<'_>, today: Date) -
             @if booked.is_empty() {
                 p.empty { "Nothing is booked in the last " (DAYS) " days." }
             } @else {
-                (chart::days(&format!("{id}-chart"), &format!("{meter} by day"), unit, &bars))
+                (chart::days(&format!("{id}-chart"), &format!("{meter} by day in {shown}"), unit, &bars))
                 ul.legend {
-                    li { (unit) " a day (UTC):" }
+                    li { (unit) " a day (UTC) in " (shown) ":" }
                     li { i {} "of customers" }
                     @if some_unattributed { li { i.second {} "without a customer" } }
                 }
@@ -105,11 +111,13 @@ pub(crate) fn forecast(total: Quantity, booked: i64, today: Date) -> Option<Quan
     Some(Quantity::from_scaled(sum.div_euclid(i128::from(booked))))
 }
 
-/// A bar for each of the last days, whether something is booked of it or not.
+/// A bar for each day of the month so far, whether something is booked of it or not. Until a day of
+/// the month is booked, those of the month before.
 fn bars(booked: &[&DayUsage], today: Date) -> Vec<Bar> {
     let by_day: BTreeMap<Date, &DayUsage> = booked.iter().filter_map(|d| Some((d.day.parse().ok()?, *d))).collect();
-    let last = by_day.keys().next_back().map_or(today, |newest| today.max(*newest));
-    let first = last.saturating_sub((DAYS - 1).days());
+    let first = today.first_of_month();
+    let first = if by_day.keys().any(|day| *day >= first) { first } else { first.saturating_sub(1.month()) };
+    let last = first.last_of_month();
     let bar = |day: Date| {
         let usage = by_day.get(&day);
         let of = |f: fn(&DayUsage) -> Quantity| usage.map_or(Quantity::ZERO, |u| f(u));

@@ -189,7 +189,7 @@ fn what_waits_is_explained_with_its_reason() {
         "booked 160 = 100 in the plan + 60 waiting",
         "(160 used - 100 in the plan) × 1000 = 60,000",
         "deferred 60000: no_stripe_customer",
-        "which means: customers.stripe_customer_id is empty",
+        "which means: the customer has no Stripe id (customers.stripe_customer_id)",
         " equal",
     ]);
     // usage under an id without a row has no period, and each of its days can be explained
