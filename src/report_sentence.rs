@@ -55,7 +55,7 @@ fn number(n: usize) -> u64 {
 
 impl ReportSentence for IngestReport {
     fn sentence(&self) -> String {
-        let bill = format!("{} {}", self.bill.payer, self.bill.month);
+        let bill = format!("of payer {} for {}", self.bill.payer, self.bill.month);
         match self.outcome {
             IngestOutcome::Applied => {
                 let mut text = format!(
@@ -112,6 +112,9 @@ impl ReportSentence for CheckMonthsReport {
             ],
             "nothing to do",
         );
+        if self.looked_at == 0 {
+            return "there is no past month to look at".into();
+        }
         format!("looked at {}, {} as booked; {found}", several(self.looked_at, "past month"), count(self.as_booked))
     }
 }
@@ -162,7 +165,12 @@ impl ReportSentence for RollPeriodsReport {
 
 impl ReportSentence for EnforceReport {
     fn sentence(&self) -> String {
-        let whom = if self.everybody { "all customers" } else { "customers who were due" };
+        let whom = match (self.customers, self.everybody) {
+            (0, false) => return "nobody was due".into(),
+            (1, false) => "1 customer who was due".to_owned(),
+            (n, false) => format!("{} customers who were due", count(n)),
+            (n, true) => format!("everybody ({})", several(n, "customer")),
+        };
         let parts = [
             (self.blocked, format!("{} blocked", several(self.blocked, "meter"))),
             (self.unblocked, format!("{} allowed again", several(self.unblocked, "meter"))),
@@ -176,11 +184,7 @@ impl ReportSentence for EnforceReport {
             (self.from_the_future, format!("{} decided by a clock that is ahead", count(self.from_the_future))),
             (self.missed, format!("{} had changed and not been due", count(self.missed))),
         ];
-        format!(
-            "decided for {} ({whom}): {}",
-            several(self.customers, "customer"),
-            joined(parts, "nobody is blocked or allowed anew")
-        )
+        format!("decided for {whom}: {}", joined(parts, "nobody is blocked or allowed anew"))
     }
 }
 
@@ -348,9 +352,9 @@ mod tests {
         for (said, expected) in [
             (
                 enforced.sentence(),
-                "decided for 1,204 customers (customers who were due): 1 meter blocked, 2 without a billing period",
+                "decided for 1,204 customers who were due: 1 meter blocked, 2 without a billing period",
             ),
-            (everybody.sentence(), "decided for 1 customer (all customers): nobody is blocked or allowed anew"),
+            (everybody.sentence(), "decided for everybody (1 customer): nobody is blocked or allowed anew"),
             (
                 pushed.sentence(),
                 "looked at 3 customers: 2 meter events planned, 1 accepted by Stripe, 1 unconfirmed, 4 amounts deferred",
