@@ -3,12 +3,13 @@
 //! (<https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>),
 //! and messages to the operator, which are not signed: their addresses are secret.
 //!
-//! Each receiver is served by itself, so one that is away delays no other. Notifications are stored in the transaction of a decision and sent only by this job, so a
-//! receiver that is slow, down or hostile delays nothing else. A request has ten seconds, redirects
-//! are not followed, bodies of responses are not read, a few requests are in flight at once, and
-//! when a whole group fails, the rest waits for the next run. A notification that was sent but not
-//! recorded (a crash in between) is sent again with the same id, which the receiver recognises. One
-//! that is not delivered within a day is dead until a person retries it.
+//! Notifications are stored in the transaction of a decision and sent only by this job, so a
+//! receiver that is slow, down or hostile delays nothing else. Each receiver is served by itself. A
+//! request has ten seconds, redirects are not followed, bodies of responses are not read, a few
+//! requests are in flight at once, and when a whole group fails, the rest waits for the next run. A
+//! notification that was sent but not recorded (a crash in between) is sent again with the same id,
+//! which the receiver recognises. One that is not delivered within a day is dead until a person
+//! retries it.
 
 use std::time::Duration;
 
@@ -155,13 +156,15 @@ async fn deliver(
     }
     let Some(why) = first else { return Ok(()) };
     let (whom, check) = match receiver {
-        MessageReceiver::Backend => ("notifications did not get to the backend and are", "notifications.url"),
-        MessageReceiver::Slack => ("messages did not get to Slack and are", "METER_OPERATOR__SLACK_URL"),
+        MessageReceiver::Backend => {
+            ("notifications did not get to the backend and are sent again", "notifications.url")
+        }
+        MessageReceiver::Slack => ("messages did not get to Slack and are sent again", "METER_OPERATOR__SLACK_URL"),
         MessageReceiver::Webhook => {
-            ("messages did not get to the operator's webhook and are", "METER_OPERATOR__WEBHOOK_URL")
+            ("messages did not get to the operator's webhook and are sent again", "METER_OPERATOR__WEBHOOK_URL")
         }
     };
-    tracing::warn!(retried, "{retried} {whom} sent again: {why}; check {check}");
+    tracing::warn!(retried, "{retried} {whom}: {why}; check {check}");
     Ok(())
 }
 

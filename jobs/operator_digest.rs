@@ -54,7 +54,7 @@ impl Job for OperatorDigest {
         let Context { books, operator, .. } = context;
         books.require_migrated().await?;
         if operator.receivers.is_empty() {
-            let why = "nobody receives it: set METER_OPERATOR__SLACK_URL or METER_OPERATOR__WEBHOOK_URL";
+            let why = "nobody receives messages to the operator: set METER_OPERATOR__SLACK_URL or METER_OPERATOR__WEBHOOK_URL";
             return Err(Failure::GiveUp(anyhow!(why)));
         }
         let week = monday(now);

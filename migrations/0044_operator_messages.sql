@@ -24,10 +24,10 @@ CREATE TABLE operator_messages (
 CREATE INDEX operator_messages_due ON operator_messages (next_at) WHERE state = 'pending';
 CREATE INDEX operator_messages_dead ON operator_messages (seq) WHERE state = 'dead';
 
--- Findings (`meter status`) as workers saw them, while messages about them are configured. A finding
--- is one alert about one thing: a kind of job, a payer, a bucket. It begins when it was there for two
--- minutes, and ends when it was gone for ten, so that one that flickers makes no messages. One row
--- of each that is not over, whoever sees it. Instants are seconds.
+-- Findings (`meter status`) as workers saw them, while messages about them are configured. A
+-- finding is one alert about one thing: a kind of job, a payer, a bucket. It begins when it was
+-- there for two minutes, and ends when it was gone for ten, so that one that flickers makes no
+-- messages. One row of each that is not over, whoever sees it. Instants are seconds.
 CREATE TABLE findings (
     seq        INTEGER PRIMARY KEY AUTOINCREMENT,
     alert      TEXT    NOT NULL CHECK (alert <> ''),

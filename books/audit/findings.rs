@@ -173,8 +173,8 @@ impl Database {
         Ok(found)
     }
 
-    /// Notes what a look at `at` sees, and stores the messages that `words` makes of what begins and
-    /// ends, in one transaction. A look that changes nothing writes nothing.
+    /// Notes what a look at `at` sees, and stores the messages that `words` makes of what begins
+    /// and ends, in one transaction. A look that changes nothing writes nothing.
     ///
     /// # Errors
     /// When the books cannot be read or written.

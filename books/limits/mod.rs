@@ -3,8 +3,8 @@
 //!
 //! **Owns** the tables `plans`, `plan_meters`, `overage_budgets`, `entitlements`,
 //! `entitlement_changes`, `enforcement`, `enforcement_due`, `customer_plans`,
-//! `overage_billing_changes`, `notifications` and `operator_messages`. **Does not own** how a decision
-//! is made (`jobs/enforce_budgets`), nor how a notification is sent
+//! `overage_billing_changes`, `notifications` and `operator_messages`. **Does not own** how a
+//! decision is made (`jobs/enforce_budgets`), nor how a notification is sent
 //! (`jobs/deliver_notifications.rs`).
 //!
 //! **Invariants**: allowed is the same as used below the effective limit; each crossing of a
