@@ -20,6 +20,7 @@ use crate::push_stripe::bill::{BillTotal, Bills, WantedBills, WantedPeriods, bil
 use books::audit::findings::StoredFinding;
 use books::audit::stats::MonthUsage;
 use books::limits::operator_message::{NewOperatorMessage, OperatorMessageKind};
+use books::units::calendar::instant;
 use books::units::words::{count, decimal, round, several, verb};
 
 /// The most findings that a digest names for people.
@@ -190,9 +191,10 @@ impl WeekFigures {
     fn open_findings(&self) -> Vec<String> {
         let n = self.findings.len();
         if n == 0 {
-            return vec!["Nothing needs attention.".into()];
+            // what is there for less than two minutes, or since no worker looked, is no message yet
+            return vec!["No open finding was reported; meter status shows what is there now".into()];
         }
-        let mut lines = vec![format!("{} {} attention:", several(n, "finding"), verb(n, "needs", "need"))];
+        let mut lines = vec![format!("{} {} open:", several(n, "reported finding"), verb(n, "is", "are"))];
         for of in self.findings.iter().take(NAMED) {
             let (since, what, act) = (minute(of.since()), line(&of.what), line(&of.act));
             lines.push(format!("• {} since {since}, {}: {what}. What to do: {act}", of.seq, name(of)));
@@ -223,7 +225,7 @@ impl WeekFigures {
         let blocked = |(meter, customers): &(String, i64)| json!({ "meter": meter, "name": named(settings, meter).0, "customers": customers });
         json!({
             "week": self.week,
-            "as_of": self.at,
+            "as_of": instant(self.at.as_second()),
             "to_be_billed": self.bills.as_ref().map(|of| of.totals().into_iter().map(total).collect::<Vec<_>>()),
             "without_bill": self.bills.as_ref().map_or(0, |of| of.unknown.len()),
             "month": self.at.strftime("%Y-%m").to_string(),

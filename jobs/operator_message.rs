@@ -103,7 +103,8 @@ pub(crate) fn body(receiver: MessageReceiver, name: &str, words: &Words, now: Ti
     match receiver {
         MessageReceiver::Slack => json!({ "text": slack(&words.text) }),
         MessageReceiver::Webhook | MessageReceiver::Backend => {
-            json!({ "type": format!("meter.{name}"), "timestamp": now, "data": words.data })
+            let timestamp = instant(now.as_second());
+            json!({ "type": format!("meter.{name}"), "timestamp": timestamp, "data": words.data })
         }
     }
     .to_string()

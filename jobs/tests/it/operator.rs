@@ -195,7 +195,7 @@ async fn a_week_has_one_digest_with_the_sums_of_the_bills() {
     let slack: Value = serde_json::from_str(&body("slack").await[0]).unwrap();
     let text = slack["text"].as_str().unwrap();
     for said in
-        ["week of 2026-10-26", "Call &lt;minutes&gt;: 1,534 minutes", "2 bills", "1 finding needs attention", "🦀"]
+        ["week of 2026-10-26", "Call &lt;minutes&gt;: 1,534 minutes", "2 bills", "1 reported finding is open", "🦀"]
     {
         assert!(text.contains(said), "`{said}` is not in {text}");
     }
