@@ -105,6 +105,7 @@ fn context(books: Database, url: &str) -> Context {
         enforcement: Arc::new(EnforcementSettings::default()),
         measuring: Arc::default(),
         webhook: None,
+        operator: Arc::default(),
         billing: Arc::new(meter::wiring::billing(&config.stripe).unwrap()),
     }
 }

@@ -61,6 +61,7 @@ fn context(books: Database) -> Context {
             ..MeasuringSettings::default()
         }),
         webhook: None,
+        operator: Arc::default(),
         billing: Arc::default(),
     }
 }

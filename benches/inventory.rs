@@ -165,6 +165,7 @@ async fn context(place: &Path, file: &Path) -> Context {
         enforcement: Arc::default(),
         measuring: Arc::default(),
         webhook: None,
+        operator: Arc::default(),
         billing: Arc::default(),
     }
 }

@@ -85,6 +85,7 @@ async fn worker(file: &Path, synchronous: &str, slots: usize) -> (Queue, Worker)
         enforcement,
         measuring: Arc::default(),
         webhook: None,
+        operator: Arc::default(),
         billing: Arc::default(),
     };
     let settings = WorkerSettings { concurrency: slots, ..WorkerSettings::default() };

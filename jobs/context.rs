@@ -17,6 +17,7 @@ use crate::shared_bucket::customer::CustomerRule;
 use crate::source::Source;
 use crate::stripe::BillingSettings;
 use books::Database;
+use books::limits::notification::MessageReceiver;
 use books::measured::accrual::Accrues;
 use books::measured::policy::MeasuredMeter;
 use books::units::calendar::Day;
@@ -36,6 +37,7 @@ pub struct Context {
     pub measuring: Arc<MeasuringSettings>,
     /// The receiver of notifications, if one is configured.
     pub webhook: Option<WebhookTarget>,
+    pub operator: Arc<OperatorSettings>,
     pub billing: Arc<BillingSettings>,
 }
 
@@ -265,14 +267,27 @@ impl OnStale {
     }
 }
 
-/// The web backend's endpoint for notifications.
+/// The endpoint of a receiver of notifications.
 #[derive(Clone)]
 pub struct WebhookTarget {
     /// A client that follows no redirects and has timeouts.
     pub client: Client,
     pub url: Url,
-    /// Signs with the shared secret.
-    pub signer: Arc<Webhook>,
+    /// Signs with the shared secret; none for the operator's receivers.
+    pub signer: Option<Arc<Webhook>>,
+}
+
+/// Messages to the operator.
+#[derive(Clone, Debug, Default)]
+pub struct OperatorSettings {
+    /// Who receives them; empty = there are none.
+    pub receivers: BTreeMap<MessageReceiver, WebhookTarget>,
+    /// The address of the status page, without `/` at its end.
+    pub status_page: Option<String>,
+    /// The name of each meter that people read.
+    pub names: BTreeMap<String, String>,
+    /// The unit of each meter.
+    pub units: BTreeMap<String, String>,
 }
 
 impl fmt::Debug for WebhookTarget {

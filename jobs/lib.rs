@@ -15,7 +15,8 @@
 //! 5. [`ingest_inventory`] and [`ingest_access_logs`] read S3's reports about buckets that all
 //!    customers share; they have [`shared_bucket`] in common.
 //! 6. [`fold_measurements`] keeps measurements few, [`verify_books`] checks the invariants of the
-//!    books, [`probe`] tries the queue.
+//!    books, [`operator_digest`] sends the operator the figures of a week ([`operator_message`] has
+//!    the words), [`probe`] tries the queue.
 //!
 //! [`restore`] is no job: a person imports Stripe's totals into restored books.
 //!
@@ -34,6 +35,8 @@ pub mod ingest_cur;
 pub mod ingest_inventory;
 pub mod job;
 mod listed;
+pub mod operator_digest;
+pub mod operator_message;
 pub mod probe;
 pub mod push_stripe;
 pub mod reconcile_stripe;
@@ -50,7 +53,7 @@ pub mod verify_books;
 use job::Job;
 
 /// The names of all kinds of jobs.
-pub const KINDS: [&str; 15] = [
+pub const KINDS: [&str; 16] = [
     ingest_cur::IngestCur::KIND,
     ingest_cur::IngestPart::KIND,
     ingest_cur::CheckMonths::KIND,
@@ -65,5 +68,6 @@ pub const KINDS: [&str; 15] = [
     reconcile_stripe::ReconcileStripe::KIND,
     fold_measurements::FoldMeasurements::KIND,
     verify_books::VerifyBooks::KIND,
+    operator_digest::OperatorDigest::KIND,
     probe::Probe::KIND,
 ];

@@ -10,6 +10,7 @@ mod display_names;
 mod enforce;
 mod http;
 mod measure;
+mod operator;
 mod queue;
 mod raw;
 mod secret;
@@ -33,6 +34,7 @@ pub use self::database::{DatabaseConfig, RowsQuota};
 pub use self::enforce::{EnforceConfig, NotificationsConfig};
 pub use self::http::{HttpConfig, LogConfig, LogFormat, Pages};
 pub use self::measure::MeasureConfig;
+pub use self::operator::OperatorConfig;
 pub use self::queue::{QueueConfig, ScheduleConfig, cron};
 pub use self::raw::{ConfigError, DEFAULT_FILE};
 use self::raw::{Raw, SecretKey, Step};
@@ -44,13 +46,15 @@ pub use self::stripe::{StripeConfig, StripeMeterConfig};
 const TAG_KEY: &str = "chitchatter-customer-id";
 
 /// Secrets come from the environment only.
-const SECRETS: [SecretKey; 6] = [
+const SECRETS: [SecretKey; 8] = [
     ("database", "token", database::TOKEN_VARIABLE),
     ("database", "copy_token", database::COPY_TOKEN_VARIABLE),
     ("notifications", "secret", enforce::SECRET_VARIABLE),
     ("stripe", "key", stripe::KEY_VARIABLE),
     ("http", "token", http::TOKEN_VARIABLE),
     ("http", "statement_key", http::STATEMENT_KEY_VARIABLE),
+    ("operator", "slack_url", operator::SLACK_VARIABLE),
+    ("operator", "webhook_url", operator::WEBHOOK_VARIABLE),
 ];
 
 /// The whole configuration.
@@ -84,6 +88,8 @@ pub struct Config {
     pub shared_buckets: Vec<SharedBucketConfig>,
     /// Notifications to the web backend.
     pub notifications: NotificationsConfig,
+    /// Messages to the operator.
+    pub operator: OperatorConfig,
     pub stripe: StripeConfig,
     pub queue: QueueConfig,
     pub schedule: ScheduleConfig,
@@ -281,6 +287,7 @@ impl Default for Config {
             measure: MeasureConfig::default(),
             shared_buckets: vec![],
             notifications: NotificationsConfig::default(),
+            operator: OperatorConfig::default(),
             stripe: StripeConfig::default(),
             queue: QueueConfig::default(),
             schedule: ScheduleConfig::default(),
@@ -316,7 +323,7 @@ impl Config {
     /// Reads `file` (or `meter.toml`, if it exists) and `variables`, which override it.
     pub fn load(file: Option<&Path>, variables: impl Iterator<Item = (String, String)>) -> Result<Self, ConfigError> {
         let mut faults = vec![];
-        let (mut raw, [token, copy_token, secret, key, acting, links]) =
+        let (mut raw, [token, copy_token, secret, key, acting, links, slack, webhook]) =
             Raw::read(file, variables, SECRETS, &mut faults)?;
         let mut config: Self = raw.extract(&mut faults);
         config.database.token = Secret::new(token);
@@ -325,6 +332,8 @@ impl Config {
         config.stripe.key = Secret::new(key);
         config.http.token = Secret::new(acting);
         config.http.statement_key = Secret::new(links);
+        config.operator.slack_url = Secret::new(slack);
+        config.operator.webhook_url = Secret::new(webhook);
         config.check(&raw, &mut faults);
         if config.tag_keys.is_empty() {
             config.tag_key.get_or_insert_with(|| TAG_KEY.into());
@@ -378,6 +387,7 @@ impl Config {
             self.measure.faults(),
             self.shared_bucket_faults(),
             self.notifications.faults(),
+            self.operator.faults(),
             self.display_name_faults(),
             stripe,
             http,

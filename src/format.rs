@@ -3,8 +3,9 @@
 use books::limits::entitlement::LARGEST;
 use books::store::traffic::Traffic;
 use books::units::money::Currency;
-use books::units::quantity::{DECIMALS, Quantity, UNIT, divide_half_even};
+use books::units::quantity::{Quantity, UNIT};
 pub(crate) use books::units::words::{count, group, several, verb};
+use books::units::words::{decimal, round};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use serde_json::Value;
@@ -17,21 +18,13 @@ pub(crate) fn quantity(q: Quantity) -> String {
     if q == LARGEST {
         return format!("more than {}", group(&(LARGEST.scaled() / UNIT).to_string()));
     }
-    let text = q.abs().to_string();
-    let (whole, fraction) = text.split_once('.').map_or((text.as_str(), None), |(w, f)| (w, Some(f)));
-    let sign = if q < Quantity::ZERO { "-" } else { "" };
-    match fraction {
-        Some(fraction) => format!("{sign}{}.{fraction}", group(whole)),
-        None => format!("{sign}{}", group(whole)),
-    }
+    decimal(q)
 }
 
 /// A quantity, rounded half-even to so many decimals, at most ten, so that several fit beside each
 /// other.
 pub(crate) fn rounded(q: Quantity, decimals: u32) -> String {
-    let step = 10_i128.pow(DECIMALS.saturating_sub(decimals));
-    let (steps, _) = divide_half_even(q.scaled(), step);
-    quantity(Quantity::from_scaled(steps * step))
+    quantity(round(q, decimals))
 }
 
 /// What is said beside a used quantity, of which a part is measured; nothing without such a part.

@@ -2,23 +2,25 @@
 
 mod sources;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::bail;
 use books::Database;
+use books::limits::notification::MessageReceiver;
 use books::store::database::REMOTE_WAIT;
 use books::store::remote::http::HttpClient;
 use jiff::Timestamp;
-use jobs::context::{Context, Export, Progress, ReadSettings, WebhookTarget};
+use jobs::context::{Context, Export, OperatorSettings, Progress, ReadSettings, WebhookTarget};
 use jobs::deliver_notifications;
 use jobs::source::{Folder, Source};
 use jobs::stripe::transport::Transport;
 use jobs::stripe::{BillingSettings, Mapping, StripeAccount, StripeMode};
 
 pub use self::sources::{exports, shared_buckets};
-use crate::config::{Config, ExportConfig, StripeConfig, StripeMeterConfig};
+use crate::config::{Config, ExportConfig, OperatorConfig, StripeConfig, StripeMeterConfig};
 use crate::queue::{Clock, Queue};
 use crate::tls::client_config;
 
@@ -185,6 +187,7 @@ pub async fn context(config: &Config, books: Database) -> anyhow::Result<Context
         enforcement: Arc::new(config.enforce.policy()),
         measuring: Arc::new(config.measuring()),
         webhook: webhook_target(config)?,
+        operator: Arc::new(operator(config)?),
         billing: Arc::new(billing(&config.stripe)?),
     })
 }
@@ -205,6 +208,7 @@ pub fn context_without_sources(config: &Config, books: Database) -> anyhow::Resu
         enforcement: Arc::new(config.enforce.policy()),
         measuring: Arc::new(config.measuring()),
         webhook: webhook_target(config)?,
+        operator: Arc::new(operator(config)?),
         billing: Arc::new(billing(&config.stripe)?),
     })
 }
@@ -241,10 +245,16 @@ fn stripe_account(stripe: &StripeConfig) -> anyhow::Result<StripeAccount> {
     Ok(StripeAccount::new(transport, stripe.requests_per_second(), usize::from(stripe.max_concurrent), timeout))
 }
 
-/// The receiver of notifications. Its client follows no redirect, because the signature is for one
-/// address, and has time-outs.
+/// The receiver of notifications.
 fn webhook_target(config: &Config) -> anyhow::Result<Option<WebhookTarget>> {
     let Some(url) = &config.notifications.url else { return Ok(None) };
+    let signer = standardwebhooks::Webhook::new(config.notifications.secret.expose())?;
+    Ok(Some(WebhookTarget { signer: Some(Arc::new(signer)), ..target(url)? }))
+}
+
+/// Where webhooks go. The client follows no redirect, because the signature is for one address, and
+/// a secret address is for one host; and it has time-outs.
+fn target(url: &str) -> anyhow::Result<WebhookTarget> {
     let client = reqwest::Client::builder()
         .tls_backend_preconfigured(client_config()?)
         .redirect(reqwest::redirect::Policy::none())
@@ -252,8 +262,24 @@ fn webhook_target(config: &Config) -> anyhow::Result<Option<WebhookTarget>> {
         .connect_timeout(deliver_notifications::CONNECT_TIMEOUT)
         .user_agent(concat!("meter/", env!("CARGO_PKG_VERSION")))
         .build()?;
-    let signer = standardwebhooks::Webhook::new(config.notifications.secret.expose())?;
-    Ok(Some(WebhookTarget { client, url: reqwest::Url::parse(url)?, signer: Arc::new(signer) }))
+    Ok(WebhookTarget { client, url: reqwest::Url::parse(url)?, signer: None })
+}
+
+/// Who receives messages to the operator, and what they say of meters.
+pub fn operator(config: &Config) -> anyhow::Result<OperatorSettings> {
+    let OperatorConfig { slack_url, webhook_url, status_page } = &config.operator;
+    let mut receivers = BTreeMap::new();
+    for (receiver, url) in [(MessageReceiver::Slack, slack_url), (MessageReceiver::Webhook, webhook_url)] {
+        if !url.expose().is_empty() {
+            receivers.insert(receiver, target(url.expose())?);
+        }
+    }
+    Ok(OperatorSettings {
+        receivers,
+        status_page: status_page.as_ref().map(|page| page.trim_end_matches('/').to_owned()),
+        names: config.display_names(),
+        units: config.units(),
+    })
 }
 
 /// The context of jobs in a worker: like [`context`], but large bills are read in parts.

@@ -103,6 +103,7 @@ impl IngestFixture {
             enforcement,
             measuring: Arc::default(),
             webhook: None,
+            operator: Arc::default(),
             billing: Arc::default(),
         };
         Self { folder, context, now: now(), server }

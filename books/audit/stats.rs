@@ -44,6 +44,8 @@ pub struct BooksStats {
     pub enforced_at: Option<Timestamp>,
     pub stripe: StripeStats,
     pub notifications: NotificationStats,
+    /// Messages to the operator.
+    pub operator_messages: NotificationStats,
     /// Measured against billed usage by meter, as it was compared last.
     pub accuracy: Vec<MeterAccuracy>,
     /// The billed days of shared buckets of the last weeks, oldest first.
@@ -177,7 +179,7 @@ impl EventCounts {
     }
 }
 
-/// Notifications to the web backend.
+/// Notifications to the web backend, or messages to the operator.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct NotificationStats {
     /// Counted up to [`MANY`]: without a receiver they are kept, and there is no end to them.

@@ -70,9 +70,11 @@ struct Texts {
 
 const OF_CUSTOMER: &str = "customer = ?2";
 
-const TEXTS: [Texts; 14] = [
+const TEXTS: [Texts; 16] = [
     Texts { table: "notifications", key: "seq", column: "body", rows: OF_CUSTOMER },
     Texts { table: "notifications", key: "seq", column: "error", rows: OF_CUSTOMER },
+    Texts { table: "operator_messages", key: "seq", column: "body", rows: "true" },
+    Texts { table: "findings", key: "seq", column: "what", rows: "true" },
     Texts { table: "meter_events", key: "seq", column: "error", rows: OF_CUSTOMER },
     Texts { table: "jobs", key: "seq", column: "reason", rows: "true" },
     Texts { table: "jobs", key: "seq", column: "report", rows: "finished_at IS NOT NULL" },

@@ -1,5 +1,7 @@
-//! The outbox of notifications to the web backend. A notification is stored in the transaction of
-//! the decision that it reports, once, and sent by a job of its own.
+//! The outbox: notifications to the web backend, and messages to the operator. A notification is
+//! stored in the transaction of the decision that it reports, once, and sent by a job of its own.
+//! Messages to the operator ([`super::operator_message`]) are in another table with the same
+//! columns of delivery, and everything here is done with both.
 
 use crate::store::connection::{Connection, Row, Value, params};
 use jiff::Timestamp;
@@ -15,9 +17,63 @@ use crate::units::calendar::instant;
 pub const GIVE_UP_AFTER: i64 = 86_400;
 /// Why a notification is known and was not sent: nothing received any.
 pub const NO_WEBHOOK: &str = "no webhook was configured (notifications.url)";
+/// Seconds after which a worker looks again for the receiver of a notification that is not
+/// configured: another worker may have it.
+const NO_RECEIVER_WAIT: i64 = 600;
 /// Seconds for which notifications that are not pending are kept: longer than a yearly billing
 /// period, so that no notification of a current period is made twice.
 const KEPT: i64 = 400 * 86_400;
+
+/// Who receives notifications.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MessageReceiver {
+    /// The web backend.
+    Backend,
+    /// The operator, by an incoming webhook of Slack.
+    Slack,
+    /// The operator, by a webhook.
+    Webhook,
+}
+
+impl MessageReceiver {
+    pub const ALL: [Self; 3] = [Self::Backend, Self::Slack, Self::Webhook];
+    pub const OPERATOR: [Self; 2] = [Self::Slack, Self::Webhook];
+
+    /// As it is stored.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Backend => "backend",
+            Self::Slack => "slack",
+            Self::Webhook => "webhook",
+        }
+    }
+
+    fn named(name: &str) -> Result<Self, BooksError> {
+        let found = Self::ALL.into_iter().find(|of| of.name() == name);
+        found.ok_or_else(|| BooksError::Integrity(format!("`{name}` in the database is no receiver")))
+    }
+
+    /// Where its notifications are.
+    fn table(self) -> &'static str {
+        match self {
+            Self::Backend => BACKEND,
+            Self::Slack | Self::Webhook => OPERATOR,
+        }
+    }
+
+    /// Why one is known and was not sent: its address is not configured.
+    pub fn no_address(self) -> &'static str {
+        match self {
+            Self::Backend => NO_WEBHOOK,
+            Self::Slack => "no address was configured (METER_OPERATOR__SLACK_URL)",
+            Self::Webhook => "no address was configured (METER_OPERATOR__WEBHOOK_URL)",
+        }
+    }
+}
+
+const BACKEND: &str = "notifications";
+const OPERATOR: &str = "operator_messages";
 
 /// What a notification is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -106,8 +162,10 @@ impl NewNotification {
 pub struct Notification {
     /// The header `webhook-id`.
     pub id: String,
+    pub receiver: MessageReceiver,
+    /// Empty in a message to the operator.
     pub customer: String,
-    /// Empty for the budget of all meters.
+    /// Empty for the budget of all meters, and in a message to the operator.
     pub meter: String,
     pub kind: String,
     /// The share that was crossed.
@@ -126,24 +184,33 @@ pub struct Notification {
     pub give_up_at: i64,
 }
 
-const COLUMNS: &str =
-    "id, customer, meter, kind, percent, state, attempts, created_at, next_at, delivered_at, error, body, give_up_at";
+/// The SQL that reads notifications, up to its WHERE.
+fn select(table: &str) -> String {
+    let own = match table {
+        BACKEND => "'backend', customer, meter, kind, percent",
+        _ => "receiver, '', '', kind, 0",
+    };
+    format!(
+        "SELECT id, {own}, state, attempts, created_at, next_at, delivered_at, error, body, give_up_at FROM {table}"
+    )
+}
 
 fn notification(row: &Row) -> Result<Notification, BooksError> {
     Ok(Notification {
         id: row.get(0)?,
-        customer: row.get(1)?,
-        meter: row.get(2)?,
-        kind: row.get(3)?,
-        percent: row.get(4)?,
-        state: row.get(5)?,
-        attempts: row.get(6)?,
-        created_at: instant(row.get(7)?),
-        next_at: row.get::<Option<i64>>(8)?.map(instant),
-        delivered_at: row.get::<Option<i64>>(9)?.map(instant),
-        error: row.get(10)?,
-        body: row.get(11)?,
-        give_up_at: row.get(12)?,
+        receiver: MessageReceiver::named(&row.get::<String>(1)?)?,
+        customer: row.get(2)?,
+        meter: row.get(3)?,
+        kind: row.get(4)?,
+        percent: row.get(5)?,
+        state: row.get(6)?,
+        attempts: row.get(7)?,
+        created_at: instant(row.get(8)?),
+        next_at: row.get::<Option<i64>>(9)?.map(instant),
+        delivered_at: row.get::<Option<i64>>(10)?.map(instant),
+        error: row.get(11)?,
+        body: row.get(12)?,
+        give_up_at: row.get(13)?,
     })
 }
 
@@ -176,13 +243,31 @@ pub enum DeliveryOutcome {
     Dead(String),
 }
 
+/// The texts of a query's first column.
+async fn texts(
+    c: &Connection,
+    sql: &str,
+    values: impl crate::store::connection::params::IntoParams,
+) -> Result<Vec<String>, BooksError> {
+    let (mut rows, mut found) = (c.query(sql, values).await?, vec![]);
+    while let Some(row) = rows.next().await? {
+        found.push(row.get(0)?);
+    }
+    Ok(found)
+}
+
 impl Database {
     /// Notifications that are due, the oldest first.
-    pub async fn due_notifications(&self, now: Timestamp, limit: u32) -> Result<Vec<Notification>, BooksError> {
+    pub async fn due_notifications(
+        &self,
+        receiver: MessageReceiver,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<Notification>, BooksError> {
         self.with_connection(async move |c| {
-            let sql = format!(
-                "SELECT {COLUMNS} FROM notifications WHERE state = 'pending' AND next_at <= ?1 ORDER BY next_at, seq LIMIT ?2"
-            );
+            let (due, of) = (select(receiver.table()), of_receiver(receiver));
+            let sql =
+                format!("{due} WHERE state = 'pending' AND next_at <= ?1 AND {of} ORDER BY next_at, seq LIMIT ?2");
             all(c, &sql, params![now.as_second(), limit]).await
         })
         .await
@@ -191,12 +276,12 @@ impl Database {
     /// Stores how an attempt ended, unless another run settled the notification meanwhile.
     pub async fn settle_notification(
         &self,
-        id: &str,
-        attempts: i64,
+        notification: &Notification,
         sent: DeliveryOutcome,
         now: Timestamp,
     ) -> Result<(), BooksError> {
-        let id = id.to_owned();
+        let Notification { id, attempts, receiver, .. } = notification;
+        let (id, attempts, table) = (id.clone(), *attempts, receiver.table());
         self.transaction(async move |c| {
             let now = now.as_second();
             let (state, next, delivered, error) = match sent {
@@ -204,52 +289,75 @@ impl Database {
                 DeliveryOutcome::Again(at, why) => ("pending", Some(at), None, Some(why)),
                 DeliveryOutcome::Dead(why) => ("dead", None, None, Some(why)),
             };
-            let sql = "UPDATE notifications SET state = ?3, next_at = ?4, delivered_at = ?5, error = ?6, attempts = ?2 + 1 \
-                       WHERE id = ?1 AND state <> 'known' AND state = 'pending' AND attempts = ?2";
-            c.execute(sql, params![id, attempts, state, next, delivered, error]).await?;
+            let sql = format!(
+                "UPDATE {table} SET state = ?3, next_at = ?4, delivered_at = ?5, error = ?6, attempts = ?2 + 1 \
+                 WHERE id = ?1 AND state <> 'known' AND state = 'pending' AND attempts = ?2"
+            );
+            c.execute(&sql, params![id, attempts, state, next, delivered, error]).await?;
             Ok(())
         })
         .await
     }
 
-    /// Sets up to 1,000 overdue notifications aside as known, because nothing receives them.
-    pub async fn set_notifications_aside(&self, now: Timestamp) -> Result<u64, BooksError> {
-        let overdue = self
+    /// Of up to 1,000 due notifications to a receiver that is not configured, sets those aside as
+    /// known that are overdue, and lets the others wait. Returns how many are known now.
+    pub async fn set_notifications_aside(&self, receiver: MessageReceiver, now: Timestamp) -> Result<u64, BooksError> {
+        let (table, of) = (receiver.table(), of_receiver(receiver));
+        let due = self
             .with_connection(async move |c| {
-                let sql = "SELECT 1 FROM notifications WHERE state = 'pending' AND give_up_at <= ?1 LIMIT 1";
-                Ok(first_row(c, sql, params![now.as_second()]).await?.is_some())
+                let sql = format!("SELECT 1 FROM {table} WHERE state = 'pending' AND next_at <= ?1 AND {of} LIMIT 1");
+                Ok(first_row(c, &sql, params![now.as_second()]).await?.is_some())
             })
             .await?;
-        if !overdue {
+        if !due {
             return Ok(0);
         }
         self.transaction(async move |c| {
-            let sql = "UPDATE notifications SET state = 'known', next_at = NULL, error = ?2 \
-                       WHERE seq IN (SELECT seq FROM notifications WHERE state = 'pending' AND give_up_at <= ?1 LIMIT 1000)";
-            c.execute(sql, params![now.as_second(), NO_WEBHOOK]).await
+            let now = now.as_second();
+            let due = |more: &str| {
+                format!(
+                    "seq IN (SELECT seq FROM {table} WHERE state = 'pending' AND next_at <= ?1 AND {of} {more} LIMIT 1000)"
+                )
+            };
+            let sql = format!(
+                "UPDATE {table} SET state = 'known', next_at = NULL, error = ?2 WHERE {}",
+                due("AND give_up_at <= ?1")
+            );
+            let known = c.execute(&sql, params![now, receiver.no_address()]).await?;
+            let sql = format!("UPDATE {table} SET next_at = min(?2, give_up_at) WHERE {}", due("AND give_up_at > ?1"));
+            c.execute(&sql, params![now, now.saturating_add(NO_RECEIVER_WAIT)]).await?;
+            Ok(known)
         })
         .await
     }
 
-    /// Removes up to 1,000 old notifications that are not pending.
+    /// Removes up to 1,000 old notifications of each table that are not pending.
     pub async fn forget_notifications(&self, now: Timestamp) -> Result<u64, BooksError> {
         let before = now.as_second().saturating_sub(KEPT);
-        let old = self.with_connection(async move |c| {
-            let oldest = first_row(c, "SELECT created_at FROM notifications ORDER BY seq LIMIT 1", ()).await?;
-            Ok(oldest.map(|row| row.get::<i64>(0)).transpose()?.is_some_and(|at| at < before))
-        });
-        if !old.await? {
-            return Ok(0);
+        let mut forgotten = 0;
+        for table in [BACKEND, OPERATOR] {
+            let old = self.with_connection(async move |c| {
+                let sql = format!("SELECT created_at FROM {table} ORDER BY seq LIMIT 1");
+                let oldest = first_row(c, &sql, ()).await?;
+                Ok(oldest.map(|row| row.get::<i64>(0)).transpose()?.is_some_and(|at| at < before))
+            });
+            if !old.await? {
+                continue;
+            }
+            let removed = self.transaction(async move |c| {
+                let sql = format!(
+                    "DELETE FROM {table} WHERE seq IN (SELECT seq FROM {table} ORDER BY seq LIMIT 1000) \
+                     AND created_at < ?1 AND state <> 'pending'"
+                );
+                c.execute(&sql, params![before]).await
+            });
+            forgotten += removed.await?;
         }
-        self.transaction(async move |c| {
-            let sql = "DELETE FROM notifications WHERE seq IN (SELECT seq FROM notifications ORDER BY seq LIMIT 1000) \
-                       AND created_at < ?1 AND state <> 'pending'";
-            c.execute(sql, params![before]).await
-        })
-        .await
+        Ok(forgotten)
     }
 
-    /// Notifications, newest first; of one state and one customer, when they are given.
+    /// Notifications, newest first; of one state and one customer, when they are given. With a
+    /// customer there are no messages to the operator.
     pub async fn notifications(
         &self,
         state: Option<String>,
@@ -257,11 +365,17 @@ impl Database {
         limit: u32,
     ) -> Result<Vec<Notification>, BooksError> {
         self.with_connection(async move |c| {
-            let sql = format!(
-                "SELECT {COLUMNS} FROM notifications WHERE (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR customer = ?2) \
-                 ORDER BY seq DESC LIMIT ?3"
-            );
-            all(c, &sql, params![state, customer, limit]).await
+            let newest = "(?1 IS NULL OR state = ?1) ORDER BY seq DESC LIMIT ?2";
+            let sql = format!("{} WHERE (?3 IS NULL OR customer = ?3) AND {newest}", select(BACKEND));
+            let mut found = all(c, &sql, params![state.clone(), limit, customer.clone()]).await?;
+            if customer.is_none() {
+                let sql = format!("{} WHERE {newest}", select(OPERATOR));
+                found.extend(all(c, &sql, params![state, limit]).await?);
+                // of one second, those to the backend come first
+                found.sort_by_key(|of| std::cmp::Reverse(of.created_at));
+                found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+            }
+            Ok(found)
         })
         .await
     }
@@ -270,46 +384,58 @@ impl Database {
     pub async fn known_notifications(&self, ids: Vec<String>) -> Result<Vec<String>, BooksError> {
         let ids = json(&ids)?;
         self.with_connection(async move |c| {
-            let sql = "SELECT id FROM notifications WHERE id IN (SELECT value FROM json_each(?1)) ORDER BY id";
-            let (mut rows, mut found) = (c.query(sql, params![ids]).await?, vec![]);
-            while let Some(row) = rows.next().await? {
-                found.push(row.get(0)?);
-            }
-            Ok(found)
+            let of = |table: &str| format!("SELECT id FROM {table} WHERE id IN (SELECT value FROM json_each(?1))");
+            texts(c, &format!("{} UNION ALL {} ORDER BY 1", of(BACKEND), of(OPERATOR)), params![ids]).await
         })
         .await
     }
 
     /// Makes notifications pending again for another day: those with these ids, whatever became of
-    /// them, or up to 1,000 dead ones when no id is given. Returns the ids.
+    /// them, or up to 1,000 dead ones of each table when no id is given. Returns the ids.
     pub async fn retry_notifications(&self, ids: Vec<String>, now: Timestamp) -> Result<Vec<String>, BooksError> {
-        let list = json(&ids)?;
-        let wanted = list.clone();
+        let mut found = self.retry_in(BACKEND, &ids, now).await?;
+        found.extend(self.retry_in(OPERATOR, &ids, now).await?);
+        Ok(found)
+    }
+
+    async fn retry_in(&self, table: &'static str, ids: &[String], now: Timestamp) -> Result<Vec<String>, BooksError> {
+        let list = json(ids)?;
+        let (wanted, all_dead) = (list.clone(), ids.is_empty());
         let places = self.with_connection(async move |c| {
-            let sql = match ids.is_empty() {
-                true => "SELECT seq FROM notifications WHERE ?1 = '[]' AND state = 'dead' LIMIT 1000",
+            let sql = match all_dead {
+                true => format!("SELECT seq FROM {table} WHERE ?1 = '[]' AND state = 'dead' LIMIT 1000"),
                 // the ids of known ones are in no index, so they are looked for outside of the
                 // transaction
-                false => "SELECT seq FROM notifications WHERE id IN (SELECT value FROM json_each(?1))",
+                false => format!("SELECT seq FROM {table} WHERE id IN (SELECT value FROM json_each(?1))"),
             };
-            let (mut rows, mut places) = (c.query(sql, params![wanted]).await?, vec![]);
+            let (mut rows, mut places) = (c.query(&sql, params![wanted]).await?, vec![]);
             while let Some(row) = rows.next().await? {
                 places.push(row.get::<i64>(0)?);
             }
-            json(&places)
+            Ok(places)
         });
         let places = places.await?;
+        if places.is_empty() {
+            return Ok(vec![]);
+        }
+        let places = json(&places)?;
         self.transaction(async move |c| {
-            let sql = "UPDATE notifications SET state = 'pending', attempts = 0, next_at = ?3, give_up_at = ?4, delivered_at = NULL, error = NULL \
-                       WHERE seq IN (SELECT value FROM json_each(?1)) AND iif(?2 = '[]', state = 'dead', state <> 'pending') RETURNING id";
+            let sql = format!(
+                "UPDATE {table} SET state = 'pending', attempts = 0, next_at = ?3, give_up_at = ?4, delivered_at = NULL, error = NULL \
+                 WHERE seq IN (SELECT value FROM json_each(?1)) AND iif(?2 = '[]', state = 'dead', state <> 'pending') RETURNING id"
+            );
             let now = now.as_second();
-            let mut rows = c.query(sql, params![places, list, now, now.saturating_add(GIVE_UP_AFTER)]).await?;
-            let mut found = vec![];
-            while let Some(row) = rows.next().await? {
-                found.push(row.get(0)?);
-            }
-            Ok(found)
+            texts(c, &sql, params![places, list, now, now.saturating_add(GIVE_UP_AFTER)]).await
         })
         .await
+    }
+}
+
+/// The condition of a table's rows for one receiver.
+fn of_receiver(receiver: MessageReceiver) -> &'static str {
+    match receiver {
+        MessageReceiver::Backend => "true",
+        MessageReceiver::Slack => "receiver = 'slack'",
+        MessageReceiver::Webhook => "receiver = 'webhook'",
     }
 }

@@ -75,6 +75,7 @@ const MIGRATIONS: &[Migration] = migrations![
     41 "0041_notification_ids",
     42 "0042_undivided_days",
     43 "0043_customers_by_hand",
+    44 "0044_operator_messages",
     46 "0046_job_failures",
 ];
 

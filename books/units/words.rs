@@ -1,4 +1,6 @@
-//! Counts in sentences.
+//! Counts and quantities in sentences.
+
+use crate::units::quantity::{DECIMALS, Quantity, divide_half_even};
 
 /// Digits with separators between thousands.
 pub fn group(digits: &str) -> String {
@@ -10,6 +12,24 @@ pub fn group(digits: &str) -> String {
         out.push(c);
     }
     out
+}
+
+/// A quantity with separators in its whole part: `-1,234.5`.
+pub fn decimal(q: Quantity) -> String {
+    let text = q.abs().to_string();
+    let (whole, fraction) = text.split_once('.').map_or((text.as_str(), None), |(w, f)| (w, Some(f)));
+    let sign = if q < Quantity::ZERO { "-" } else { "" };
+    match fraction {
+        Some(fraction) => format!("{sign}{}.{fraction}", group(whole)),
+        None => format!("{sign}{}", group(whole)),
+    }
+}
+
+/// A quantity rounded half-even to so many decimals, at most ten.
+pub fn round(q: Quantity, decimals: u32) -> Quantity {
+    let step = 10_i128.pow(DECIMALS.saturating_sub(decimals));
+    let (steps, _) = divide_half_even(q.scaled(), step);
+    Quantity::from_scaled(steps * step)
 }
 
 /// A count with separators: `1,234,567`.

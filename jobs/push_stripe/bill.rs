@@ -63,6 +63,37 @@ pub struct Bills {
     pub unknown: Vec<CustomerWithoutBill>,
 }
 
+/// The sums of bills in one currency, in minor units.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BillTotal {
+    pub currency: Currency,
+    pub bills: u64,
+    /// Without bills of which the price of a line is not known.
+    pub amount_minor: i64,
+    pub waiting_minor: i64,
+    pub house_minor: i64,
+    /// Bills with a price that only Stripe knows.
+    pub unpriced: u64,
+}
+
+impl Bills {
+    /// The sums of each currency, by its code.
+    pub fn totals(&self) -> BTreeMap<String, BillTotal> {
+        let mut totals = BTreeMap::new();
+        for bill in &self.bills {
+            let currency = bill.currency;
+            let none = BillTotal { currency, bills: 0, amount_minor: 0, waiting_minor: 0, house_minor: 0, unpriced: 0 };
+            let total = totals.entry(currency.to_string()).or_insert(none);
+            total.bills += 1;
+            total.unpriced += u64::from(bill.amount_minor.is_none());
+            total.amount_minor = total.amount_minor.saturating_add(bill.amount_minor.unwrap_or_default());
+            total.waiting_minor = total.waiting_minor.saturating_add(bill.waiting_minor);
+            total.house_minor = total.house_minor.saturating_add(bill.house_minor);
+        }
+        totals
+    }
+}
+
 /// A customer of whom no bill can be made, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CustomerWithoutBill {

@@ -4,7 +4,7 @@ use clap::Subcommand;
 use jiff::Timestamp;
 use jobs::stripe::check::check_unbilled;
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Secret};
 use crate::exit::Exit;
 use crate::print;
 use crate::wiring::{self, Open};
@@ -31,6 +31,7 @@ pub(crate) async fn run(action: Action, config: Result<Config, ConfigError>, now
             if exports == 0 {
                 print::out("note: no export is configured, so there is nothing to ingest");
             }
+            print::out(operator(&config));
             let quota = config.database.rows_quota;
             if wiring::local_path(&config).is_some() && (quota.read.is_some() || quota.written.is_some()) {
                 print::out("note: database.rows_quota is of no use: the database is a local file, which has no plan");
@@ -50,10 +51,24 @@ pub(crate) async fn run(action: Action, config: Result<Config, ConfigError>, now
             print::out(&format!("# stripe.key = {:?} (METER_STRIPE__KEY)", config.stripe.key));
             print::out(&format!("# http.token = {:?} (METER_HTTP__TOKEN)", config.http.token));
             print::out(&format!("# http.statement_key = {:?} (METER_HTTP__STATEMENT_KEY)", config.http.statement_key));
+            print::out(&format!("# operator.slack_url = {:?} (METER_OPERATOR__SLACK_URL)", config.operator.slack_url));
+            let url = &config.operator.webhook_url;
+            print::out(&format!("# operator.webhook_url = {url:?} (METER_OPERATOR__WEBHOOK_URL)"));
             print::lines(toml::to_string_pretty(&config)?.trim_end());
         }
     }
     Ok(Exit::Ok)
+}
+
+/// Who receives messages to the operator.
+pub(super) fn operator(config: &Config) -> &'static str {
+    let is_set = |secret: &Secret| !secret.expose().is_empty();
+    match (is_set(&config.operator.slack_url), is_set(&config.operator.webhook_url)) {
+        (false, false) => "messages to the operator: off, because METER_OPERATOR__SLACK_URL is not set",
+        (true, false) => "messages to the operator: by Slack",
+        (false, true) => "messages to the operator: by webhook",
+        (true, true) => "messages to the operator: by Slack and by webhook",
+    }
 }
 
 /// Warns of what cannot be right in the plans of local books. The configuration is sound without

@@ -21,6 +21,7 @@ use jobs::stripe::transport::CallFailure;
 use jobs::stripe::{BillingSettings, RemoteMeter, StripeAccount, StripeMode};
 use serde::Serialize;
 
+use super::check_config;
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::format::{ago, span};
@@ -97,6 +98,9 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         }
         None => checks.ok("notifications", "notifications.url is not set, so no notification is sent".into()),
     }
+    let found = check_config::operator(config);
+    let test = if config.operator.is_on() { "; `meter notifications test` sends one" } else { "" };
+    checks.ok("operator", format!("{found}{test}"));
     worker(config, &mut checks).await;
     let Checks(found) = checks;
     if args.json {

@@ -145,7 +145,7 @@ enum Command {
     ExplainEntitlement(entitlements::ExplainArgs),
     /// Show how many TURN credentials were handed out
     Turn(turn::Args),
-    /// List notifications to the web backend, and send them again
+    /// List notifications to the web backend and messages to the operator, and send them again
     #[command(subcommand)]
     Notifications(notifications::Action),
     /// Send metered usage to Stripe

@@ -1,7 +1,9 @@
-//! `meter notifications`: notifications to the web backend.
+//! `meter notifications`: notifications to the web backend, and messages to the operator.
 
+use books::limits::notification::MessageReceiver;
 use clap::{Subcommand, ValueEnum};
 use jiff::Timestamp;
+use jobs::deliver_notifications::send_tests;
 
 use super::known_customer;
 use crate::config::Config;
@@ -36,6 +38,9 @@ pub(crate) enum Action {
         #[arg(long, conflicts_with = "ids")]
         dead: bool,
     },
+    /// Send a test message to the operator's receivers now (METER_OPERATOR__SLACK_URL,
+    /// METER_OPERATOR__WEBHOOK_URL), without the books
+    Test,
 }
 
 /// States of a notification.
@@ -58,12 +63,14 @@ impl State {
     }
 }
 
+/// The ids of messages to the operator.
+const TO_OPERATOR: &str = "msg_";
 const NO_URL: &str = "notifications.url is not set: what happens is recorded as known, and not sent";
 
 pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
-    let books = wiring::open_books(config, Open::EXISTING).await?;
     match action {
         Action::List { state, customer, limit, json } => {
+            let books = wiring::open_books(config, Open::EXISTING).await?;
             let state = state.map(|s| s.name().to_owned());
             let notifications = books.notifications(state, customer.clone(), limit).await?;
             if let Some(customer) = customer.filter(|_| notifications.is_empty()) {
@@ -83,6 +90,7 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             Ok(done)
         }
         Action::Retry { ids, dead: _ } => {
+            let books = wiring::open_books(config, Open::EXISTING).await?;
             let mut again = books.retry_notifications(ids.clone(), now).await?;
             while ids.is_empty() {
                 let more = books.retry_notifications(vec![], now).await?;
@@ -108,10 +116,37 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             if again.is_empty() && left.is_empty() {
                 print::out("no notification is dead");
             }
-            if !again.is_empty() && config.notifications.url.is_none() {
+            let to_backend = again.iter().any(|id| !id.starts_with(TO_OPERATOR));
+            if to_backend && config.notifications.url.is_none() {
                 print::out(NO_URL);
             }
             Ok(if left.is_empty() { Exit::Ok } else { Exit::Failed })
         }
+        Action::Test => test(config, now).await,
     }
+}
+
+/// Sends a test message to each of the operator's receivers, and says what they answer.
+async fn test(config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
+    let answers = send_tests(&wiring::operator(config)?, now).await;
+    if answers.is_empty() {
+        let why = "nobody receives messages to the operator: set METER_OPERATOR__SLACK_URL or \
+                   METER_OPERATOR__WEBHOOK_URL (docs/operator-messages.md)";
+        return Err(BadUsage(why.into()).into());
+    }
+    let mut done = Exit::Ok;
+    for (receiver, answer) in answers {
+        let (name, variable) = match receiver {
+            MessageReceiver::Slack => ("Slack", "METER_OPERATOR__SLACK_URL"),
+            MessageReceiver::Webhook | MessageReceiver::Backend => ("the webhook", "METER_OPERATOR__WEBHOOK_URL"),
+        };
+        match answer {
+            Ok(()) => print::out(&format!("{name} took a test message")),
+            Err(why) => {
+                print::err(format_args!("{name} did not take a test message: {why}; check {variable}"));
+                done = Exit::Failed;
+            }
+        }
+    }
+    Ok(done)
 }

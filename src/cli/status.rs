@@ -156,6 +156,11 @@ fn show(s: &Overview, config: &Config, now: Timestamp) {
             false => format!("off: {NO_WEBHOOK}"),
         },
     );
+    let messages = &s.books.operator_messages;
+    if s.operator_messages_go_out {
+        let (pending, dead) = (print::count(messages.pending), print::count(messages.dead));
+        line("operator", format!("{pending} message(s) pending, {dead} given up"));
+    }
     let silent = match s.workers(WorkerState::Silent) {
         0 => String::new(),
         n => format!(", {n} silent"),

@@ -28,7 +28,7 @@ use crate::metrics::{Metrics, Sources};
 use crate::queue::{Identity, Queue};
 use crate::statement::StatementSettings;
 use crate::wiring::{self, Open};
-use crate::worker::{Kinds, NewWorker, RunUntil, Stopper, Tally, Worker, WorkerSettings, schedule};
+use crate::worker::{Kinds, NewWorker, RunUntil, Stopper, Tally, Worker, WorkerSettings, findings, schedule};
 
 /// Some supervisors signal the process and then its group: within this time that is one signal.
 const SAME_SIGNAL: Duration = Duration::from_millis(200);
@@ -68,7 +68,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let keeps_schedule = !args.once && !args.no_schedule;
     // a kind that is not to run by itself, or would leave what is due
     let scheduled = schedule::kinds(config);
-    let has_receiver = config.notifications.url.is_some();
+    let has_receiver = config.notifications.url.is_some() || config.operator.is_on();
     kinds.ignore_due(|kind| {
         args.once || !scheduled.contains(kind) || kind == DeliverNotifications::KIND && !has_receiver
     });
@@ -82,8 +82,8 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let running = Arc::new(OnceLock::new());
     let (stop_serving, stop) = watch::channel(false);
     let statements = StatementSettings::new(config, wiring::billing(&config.stripe)?);
+    let collector = StatsCollector::new(config, Kinds::all().names(), schedule::kinds(config));
     let serving = address.map(|address| {
-        let collector = StatsCollector::new(config, Kinds::all().names(), schedule::kinds(config));
         let server = Server {
             collector: collector.clone(),
             metrics: metrics.clone(),
@@ -95,7 +95,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
             meters: config.meters.iter().map(|m| m.name.clone()).collect(),
             config: config.http.clone(),
         };
-        (collector, tokio::spawn(http::serve(listener, address, server, stop)))
+        tokio::spawn(http::serve(listener, address, server, stop))
     });
     let started = tokio::select! {
         started = start(&args, config, now, kinds.clone(), metrics.clone()) => Some(started?),
@@ -123,13 +123,23 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         schedule::tick(&queue, &schedule::table(config), config, &mut schedule::SeenTicks::default()).await?;
     }
     drop(running.set(Running { queue: queue.clone(), sources, phase: worker.phase() }));
-    let serving = serving.map(|(collector, serving)| {
+    if config.operator.is_on() {
+        let operator = Arc::new(wiring::operator(config)?);
+        if args.once {
+            // what is due is done all the same
+            if let Err(error) = findings::look_once(&queue, &collector, &operator, now).await {
+                tracing::warn!("findings are not noted: {error:#}");
+            }
+        } else {
+            tokio::spawn(findings::run(queue.clone(), collector.clone(), operator));
+        }
+    }
+    if serving.is_some() || config.operator.is_on() && !args.once {
         tokio::spawn(collector.run({
             let metrics = metrics.clone();
             move || metrics.snapshot_failed()
         }));
-        serving
-    });
+    }
     let keeps = keeps_schedule.then(|| tokio::spawn(schedule::run(queue, config.clone(), metrics)));
     let ran = worker.run().await;
     stopping.abort();

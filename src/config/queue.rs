@@ -69,6 +69,8 @@ pub struct ScheduleConfig {
     pub fold_measurements: Vec<String>,
     /// The audit of the books.
     pub verify_books: Vec<String>,
+    /// The week's figures for the operator.
+    pub operator_digest: Vec<String>,
 }
 
 impl Default for ScheduleConfig {
@@ -89,6 +91,7 @@ impl Default for ScheduleConfig {
             roll_counters: lines(&["*/5 23,0 * * *", "20 1-22 * * *"]),
             fold_measurements: lines(&["10 3 * * *"]),
             verify_books: lines(&["40 3 * * *"]),
+            operator_digest: lines(&["0 7 * * 1"]),
         }
     }
 }
@@ -159,6 +162,7 @@ impl ScheduleConfig {
             roll_counters,
             fold_measurements,
             verify_books,
+            operator_digest,
         } = self;
         let lists = [
             ("ingest", ingest),
@@ -174,6 +178,7 @@ impl ScheduleConfig {
             ("roll_counters", roll_counters),
             ("fold_measurements", fold_measurements),
             ("verify_books", verify_books),
+            ("operator_digest", operator_digest),
         ];
         let mut faults = vec![];
         for (name, lines) in lists {

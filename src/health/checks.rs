@@ -91,6 +91,7 @@ pub(crate) fn blocked() -> Finding {
     Finding {
         severity: Severity::Critical,
         alert: "MeterDatabaseBlocked",
+        subject: String::new(),
         what: "the remote database refuses all statements: the quota of its plan is used up, or it was blocked by hand"
             .into(),
         act: "allow overages or take a larger plan at the database's provider; work then goes on within two minutes"
@@ -101,46 +102,46 @@ pub(crate) fn blocked() -> Finding {
 /// Runs all checks on an overview. Pure.
 pub(super) fn run(s: &Overview) -> Vec<Finding> {
     let mut found = vec![];
-    let mut add = |alert, what: String, act: &str| {
+    let mut add = |alert, subject: &str, what: String, act: &str| {
         let severity =
             ALERTS.iter().find(|(name, _)| *name == alert).map_or(Severity::Critical, |(_, severity)| *severity);
-        found.push(Finding { severity, alert, what, act: act.to_owned() });
+        found.push(Finding { severity, alert, subject: subject.to_owned(), what, act: act.to_owned() });
     };
     let since = |at: jiff::Timestamp| s.at.duration_since(at);
     for (check, count) in s.audit.broken() {
         let what = format!("the books break the rule `{check}` in {}", several(count, "place"));
-        add("MeterBooksViolated", what, "meter verify");
+        add("MeterBooksViolated", check, what, "meter verify");
     }
     if s.audit.at.is_some_and(|at| since(at) > AUDIT_LATE) {
         let what = format!("the books were last audited {}", s.audit.at.map_or(String::new(), |at| ago(at, s.at)));
-        add("MeterBooksNotVerified", what, "meter enqueue verify_books --wait");
+        add("MeterBooksNotVerified", "", what, "meter enqueue verify_books --wait");
     }
     if s.workers(WorkerState::Working) == 0 && !s.queue.ticks.is_empty() {
-        add("MeterDown", "no worker is running".into(), "meter work");
+        add("MeterDown", "", "no worker is running".into(), "meter work");
     }
     exports(s, &mut add);
     bills(s, &mut add);
     for (kind, of) in &s.queue.kinds {
         if let Some(dead) = of.states.get(&JobState::Dead).filter(|n| **n > 0) {
             let what = format!("{} of {kind} {} dead", several(*dead, "job"), verb(*dead, "is", "are"));
-            add("MeterDeadJobs", what, &format!("meter jobs list --state dead --kind {kind}"));
+            add("MeterDeadJobs", kind, what, &format!("meter jobs list --state dead --kind {kind}"));
         }
         // bills wait for each other
         let most = if kind.starts_with("ingest_") { STUCK_BILL } else { STUCK };
         if let Some(at) = of.waiting_since.filter(|at| since(*at) > most) {
             let what = format!("a job of {kind} has waited for a worker for {}", span(since(at)));
-            add("MeterQueueStuck", what, &format!("meter jobs list --kind {kind}; meter workers"));
+            add("MeterQueueStuck", kind, what, &format!("meter jobs list --kind {kind}; meter workers"));
         }
     }
     overdue(s, &mut add);
     if let Some(at) = s.books.turn_overdue_since.filter(|at| since(*at) > TURN_LATE) {
         let what = format!("a TURN period ended {} ago and is not closed", span(since(at)));
-        add("MeterTurnPeriodsOverdue", what, "meter run roll-periods");
+        add("MeterTurnPeriodsOverdue", "", what, "meter run roll-periods");
     }
     let attention = s.queue.kinds.iter().filter(|(_, of)| of.attention);
     for (kind, _) in attention {
         let what = format!("the report of the newest done run of {kind} needs attention");
-        add("MeterAttention", what, &format!("meter jobs list --attention --kind {kind}"));
+        add("MeterAttention", kind, what, &format!("meter jobs list --attention --kind {kind}"));
     }
     let unknown = s.customers.unknown.iter().filter(|(_, used)| !used.is_zero());
     let unknown: Vec<String> = unknown.map(|(meter, used)| format!("{} of {meter}", rounded(*used, 2))).collect();
@@ -149,7 +150,7 @@ pub(super) fn run(s: &Overview) -> Vec<Finding> {
             "{} of this month and the last belong to ids that no customer has: they are billed nowhere",
             unknown.join(", ")
         );
-        add("MeterUsageOfUnknownCustomers", what, "meter usage; meter customer add ID");
+        add("MeterUsageOfUnknownCustomers", "", what, "meter usage; meter customer add ID");
     }
     measured(s, &mut add);
     shares(s, &mut add);
@@ -160,14 +161,25 @@ pub(super) fn run(s: &Overview) -> Vec<Finding> {
     } else if notifications.dead > 0 {
         let (given_up, were) = (several(notifications.dead, "notification"), verb(notifications.dead, "was", "were"));
         let what = format!("{given_up} to the web backend {were} given up");
-        add("MeterNotificationsFailing", what, "meter notifications list --state dead");
+        add("MeterNotificationsFailing", "web backend", what, "meter notifications list --state dead");
     } else if let Some(at) = notifications.oldest_pending_at.filter(|at| since(*at) > NOTIFICATION_LATE) {
         let what = format!("a notification has not reached the web backend for {}", span(since(at)));
-        add("MeterNotificationsFailing", what, "meter notifications list");
+        add("MeterNotificationsFailing", "web backend", what, "meter notifications list");
+    }
+    let messages = &s.books.operator_messages;
+    if !s.operator_messages_go_out {
+        // nobody is to receive any
+    } else if messages.dead > 0 {
+        let (given_up, were) = (several(messages.dead, "message"), verb(messages.dead, "was", "were"));
+        let what = format!("{given_up} to the operator {were} given up");
+        add("MeterNotificationsFailing", "operator", what, "meter notifications list --state dead");
+    } else if let Some(at) = messages.oldest_pending_at.filter(|at| since(*at) > NOTIFICATION_LATE) {
+        let what = format!("a message has not reached the operator for {}", span(since(at)));
+        add("MeterNotificationsFailing", "operator", what, "meter notifications list");
     }
     if let Some(free) = s.free_bytes.filter(|free| *free < LITTLE_SPACE) {
         let what = format!("only {} MiB are free where the database lies", free >> 20);
-        add("MeterDatabaseNearlyFull", what, "free space there");
+        add("MeterDatabaseNearlyFull", "", what, "free space there");
     }
     for rows in s.month_rows().filter(RowUse::is_over) {
         let what = format!(
@@ -179,6 +191,7 @@ pub(super) fn run(s: &Overview) -> Vec<Finding> {
         );
         add(
             "MeterDatabaseQuota",
+            rows.what,
             what,
             "meter jobs show N (the field database of a report); a larger plan, or overages",
         );
@@ -189,7 +202,7 @@ pub(super) fn run(s: &Overview) -> Vec<Finding> {
 
 /// Kinds without a success for too long. For a kind without any success the age of the oldest
 /// worker counts, as in the alerts.
-fn overdue(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
+fn overdue(s: &Overview, add: &mut impl FnMut(&'static str, &str, String, &str)) {
     let often = OFTEN.map(|(kind, late)| (kind, late, "MeterJobOverdue"));
     let hourly = HOURLY.map(|kind| (kind, HOURLY_LATE, "MeterJobLate"));
     // without a worker MeterDown is the finding
@@ -204,33 +217,33 @@ fn overdue(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
                 Some(at) => format!("{kind} was last done {}", ago(at, s.at)),
                 None => format!("{kind} was never done since a worker began {}", ago(working_since, s.at)),
             };
-            add(alert, what, &format!("meter jobs list --kind {kind}; meter schedule"));
+            add(alert, kind, what, &format!("meter jobs list --kind {kind}; meter schedule"));
         }
     }
 }
 
-fn exports(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
+fn exports(s: &Overview, add: &mut impl FnMut(&'static str, &str, String, &str)) {
     for export in &s.exports {
         if let Some((what, act)) = export.never_read(s.queue.working_since, s.at) {
-            add("MeterExportNeverRead", what, &act);
+            add("MeterExportNeverRead", &export.export, what, &act);
         }
         for gap in &export.gaps {
             let (what, act) = gap.words(&export.export, s.at);
-            add("MeterMonthsUnread", what, &act);
+            add("MeterMonthsUnread", &format!("{} {}", export.export, gap.month), what, &act);
         }
     }
 }
 
-fn bills(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
+fn bills(s: &Overview, add: &mut impl FnMut(&'static str, &str, String, &str)) {
     for bill in &s.books.bills {
         let payer = &bill.payer;
         if let Some(age) = bill.delivered_at.map(|at| s.at.duration_since(at)).filter(|age| *age > BILL_STALE) {
             let what = format!("the newest bill of payer {payer} that is booked is {} old", span(age));
-            add("MeterBillStale", what, "meter jobs list --kind ingest_cur; meter versions");
+            add("MeterBillStale", payer, what, "meter jobs list --kind ingest_cur; meter versions");
         }
         if let Some(age) = bill.usage_through.map(|at| s.at.duration_since(at)).filter(|age| *age > USAGE_STALE) {
             let what = format!("the bills of payer {payer} include usage only through {} ago", span(age));
-            add("MeterUsageStale", what, "meter versions; meter usage");
+            add("MeterUsageStale", payer, what, "meter versions; meter usage");
         }
         if bill.on_hold > 0 {
             let because = bill.hold_reason.as_deref().unwrap_or_default();
@@ -239,21 +252,21 @@ fn bills(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
             let of = if held.is_empty() { String::new() } else { format!(" ({})", held.join(", ")) };
             let (versions, are) = (several(bill.on_hold, "version"), verb(bill.on_hold, "is", "are"));
             let what = format!("{versions} of payer {payer}'s bill{of} {are} on hold: {because}");
-            add("MeterVersionOnHold", what, "meter versions; meter ingest --dry-run");
+            add("MeterVersionOnHold", payer, what, "meter versions; meter ingest --dry-run");
         }
         if let Some(lines) = bill.lines.get("unrecognised").filter(|n| **n > 0) {
             let (lines, are) = (several(*lines, "line"), verb(*lines, "is", "are"));
             let what = format!("{lines} of payer {payer}'s bill {are} recognised by no meter and no ignore rule");
-            add("MeterUnrecognisedLines", what, "meter discover");
+            add("MeterUnrecognisedLines", payer, what, "meter discover");
         }
         for of in &bill.notes {
             let (what, kind) = (format!("bill of payer {payer}, {}: {}", of.months(), of.note.text), of.note.kind);
             match kind {
-                NoteKind::Untagged => add("MeterUsageUntagged", what, act_on(kind)),
-                NoteKind::ProductNotCounted => add("MeterCountsNothing", what, act_on(kind)),
+                NoteKind::Untagged => add("MeterUsageUntagged", payer, what, act_on(kind)),
+                NoteKind::ProductNotCounted => add("MeterCountsNothing", payer, what, act_on(kind)),
                 // as long as its product is counted by another meter, nothing need be wrong
                 NoteKind::MeterCountsNothing => {}
-                NoteKind::SharedBucket => add("MeterSharesUncertain", what, act_on(kind)),
+                NoteKind::SharedBucket => add("MeterSharesUncertain", payer, what, act_on(kind)),
             }
         }
     }
@@ -273,7 +286,7 @@ pub(crate) fn act_on(note: NoteKind) -> &'static str {
 }
 
 /// Measured usage that differs from the bill of settled days.
-fn measured(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
+fn measured(s: &Overview, add: &mut impl FnMut(&'static str, &str, String, &str)) {
     for of in s.books.accuracy.iter().filter(|of| of.has_finding()) {
         let meter = &of.meter;
         let what = match of.finding {
@@ -287,12 +300,12 @@ fn measured(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
                 format!("measured and billed {meter} of {customers} differ on several settled days")
             }
         };
-        add("MeterMeasuredDiffers", what, &format!("meter accuracy --meter {meter}"));
+        add("MeterMeasuredDiffers", meter, what, &format!("meter accuracy --meter {meter}"));
     }
 }
 
 /// Days of shared buckets of which the reports account for too little, too much or nothing.
-fn shares(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
+fn shares(s: &Overview, add: &mut impl FnMut(&'static str, &str, String, &str)) {
     let mut by_bucket: BTreeMap<&str, BTreeMap<ShareFault, BTreeMap<Day, &BookedShare>>> = BTreeMap::new();
     for share in &s.books.shares {
         let Some(fault) = s.share_fault(share) else { continue };
@@ -326,30 +339,35 @@ fn shares(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
         }
         let what = format!("S3's reports about the shared bucket {bucket} account for {}", said.join(", and "));
         let accept = held.map(|day| format!("; meter shared {bucket} --accept {day} --reason \"why\""));
-        add("MeterSharesUncertain", what, &format!("meter shared {bucket} --days 14{}", accept.unwrap_or_default()));
+        add(
+            "MeterSharesUncertain",
+            bucket,
+            what,
+            &format!("meter shared {bucket} --days 14{}", accept.unwrap_or_default()),
+        );
     }
 }
 
-fn stripe(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
+fn stripe(s: &Overview, add: &mut impl FnMut(&'static str, &str, String, &str)) {
     let (stripe, customers) = (&s.books.stripe, &s.customers);
     let since = |at: jiff::Timestamp| s.at.duration_since(at);
     if let Some(backup_at) = s.on_hold() {
         let what = format!("billing is on hold: these books were restored from a backup of {backup_at}");
-        add("MeterBillingOnHold", what, "meter restore status");
+        add("MeterBillingOnHold", "", what, "meter restore status");
     }
     if stripe.alarms > 0 {
         let what = format!("{} of Stripe's totals are not what was sent", stripe.alarms);
-        add("MeterStripeAlarm", what, "meter reconcile");
+        add("MeterStripeAlarm", "", what, "meter reconcile");
     }
     if let Some(at) = stripe.oldest_unconfirmed_at.filter(|at| since(*at) > UNDECIDED) {
         let what = format!(
             "an event has been unconfirmed for {}, longer than Stripe's totals take to decide",
             span(since(at))
         );
-        add("MeterEventUndecided", what, "meter events list --state unconfirmed; meter reconcile");
+        add("MeterEventUndecided", "", what, "meter events list --state unconfirmed; meter reconcile");
     } else if let Some(at) = stripe.oldest_unconfirmed_at.filter(|at| since(*at) > UNCONFIRMED_LONG) {
         let what = format!("it has been unknown for {} whether Stripe took an event", span(since(at)));
-        add("MeterEventUnconfirmed", what, "meter events list --state unconfirmed");
+        add("MeterEventUnconfirmed", "", what, "meter events list --state unconfirmed");
     }
     let lacks = match s.billing {
         BillingMode::DryRun => Some(("there is no key now", "set METER_STRIPE__KEY")),
@@ -360,24 +378,24 @@ fn stripe(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
     };
     if let Some((why, act)) = lacks.filter(|_| s.books.stripe.events.settled > 0) {
         let what = format!("usage was sent to Stripe from these books, and {why}: nothing goes out");
-        add("MeterStripeDryRun", what, act);
+        add("MeterStripeDryRun", "", what, act);
     }
     for reason in ["currency", "several_items", "too_large", "no_meter", "no_stripe_customer", "no_subscription"] {
         if let Some(deferred) = customers.deferred.get(reason).filter(|n| **n > 0) {
             let (amounts, are) = (several(*deferred, "amount"), verb(*deferred, "is", "are"));
             let why = DeferReason::named(reason).map_or(reason, DeferReason::words);
             let what = format!("{amounts} {are} deferred until a person acts: {why}");
-            add("MeterStripeDeferred", what, "meter bill; docs/stripe.md, \"Why an amount is deferred\"");
+            add("MeterStripeDeferred", reason, what, "meter bill; docs/stripe.md, \"Why an amount is deferred\"");
         }
     }
     if s.books.stripe.events.refused > 0 {
         let what = format!("Stripe refused {}", several(s.books.stripe.events.refused, "event"));
-        add("MeterEventRefused", what, "meter events list --state refused");
+        add("MeterEventRefused", "", what, "meter events list --state refused");
     }
     let oldest = [stripe.oldest_pending_at, customers.oldest_deferred_at].into_iter().flatten().min();
     if let Some(at) = oldest.filter(|at| since(*at) > NEAR_LIMIT) {
         let what = format!("usage has waited for {} to be sent to Stripe, which takes 35 days back", span(since(at)));
-        add("MeterUsageNearStripeLimit", what, "meter reconcile");
+        add("MeterUsageNearStripeLimit", "", what, "meter reconcile");
     }
 }
 

@@ -129,7 +129,8 @@ impl StatsCollector {
         }))
     }
 
-    fn least(&self) -> Duration {
+    /// The shortest pause between two readings.
+    pub fn least(&self) -> Duration {
         let least = Duration::from_secs(u64::from(self.0.config.http.snapshot_seconds));
         if wiring::local_path(&self.0.config).is_some() { least } else { least.max(REMOTE_PAUSE) }
     }
@@ -225,6 +226,7 @@ impl StatsCollector {
             rows_quota: config.database.rows_quota,
             billing: billing_mode(config, demo),
             notifications_go_out: config.notifications.url.is_some(),
+            operator_messages_go_out: config.operator.is_on(),
             books: self.of_payers(books),
             customers: slow.customers.clone().with_amounts(amounts),
             customers_at: slow.at,

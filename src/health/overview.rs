@@ -31,6 +31,8 @@ pub struct Overview {
     pub billing: BillingMode,
     /// Whether notifications are sent to the web backend.
     pub notifications_go_out: bool,
+    /// Whether messages are sent to the operator.
+    pub operator_messages_go_out: bool,
     pub books: BooksStats,
     /// Figures of all customers, which are read less often.
     pub customers: CustomerStats,
@@ -222,12 +224,25 @@ pub enum Severity {
     Warning,
 }
 
+impl Severity {
+    /// Its name in the books and in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Critical => "critical",
+            Self::Warning => "warning",
+        }
+    }
+}
+
 /// Something that needs attention.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     pub severity: Severity,
     /// The name of the alert and of its section in the runbook: `MeterBillStale`.
     pub alert: &'static str,
+    /// The one thing that it is about: a kind of job, a payer, a bucket; empty when there is only
+    /// one. With the alert it is the name of the finding, while `what` changes with time.
+    pub subject: String,
     pub what: String,
     pub act: String,
 }

@@ -26,7 +26,7 @@ const NOTES: [(NoteKind, &str); 4] = [
 ];
 
 /// Name, help, labels.
-const TABLE: [(&str, &str, &[&str]); 53] = [
+const TABLE: [(&str, &str, &[&str]); 55] = [
     ("meter_snapshot_timestamp_seconds", "When the gauges of the books were read.", &[]),
     ("meter_snapshot_customers_timestamp_seconds", "When the gauges of all customers were read.", &[]),
     ("meter_snapshot_duration_seconds", "How long reading them took.", &[]),
@@ -85,6 +85,8 @@ const TABLE: [(&str, &str, &[&str]); 53] = [
     ("meter_stripe_oldest_deferred_seconds", "For how long the oldest of those that are to be billed has waited.", &[]),
     ("meter_notifications", "Notifications to the web backend.", &["state"]),
     ("meter_notification_oldest_pending_seconds", "Age of the oldest one that was not delivered yet.", &[]),
+    ("meter_operator_messages", "Messages to the operator.", &["state"]),
+    ("meter_operator_message_oldest_pending_seconds", "Age of the oldest one that was not delivered yet.", &[]),
     ("meter_database_size_bytes", "Size of the database.", &[]),
     ("meter_database_free_bytes", "Free space where a local database lies.", &[]),
     ("meter_database_quota_ratio", "Rows that the month will cost, as a share of database.rows_quota.", &["rows"]),
@@ -164,6 +166,12 @@ pub(super) fn of(overview: &Overview, meters: &[String]) -> prometheus::Result<V
     }
     let oldest = notifications.oldest_pending_at.filter(|_| overview.notifications_go_out);
     board.age("meter_notification_oldest_pending_seconds", &[], oldest, overview.at)?;
+    let messages = &overview.books.operator_messages;
+    let go_out = |count: i64| if overview.operator_messages_go_out { count } else { 0 };
+    board.set("meter_operator_messages", &["pending"], go_out(messages.pending))?;
+    board.set("meter_operator_messages", &["dead"], go_out(messages.dead))?;
+    let oldest = messages.oldest_pending_at.filter(|_| overview.operator_messages_go_out);
+    board.age("meter_operator_message_oldest_pending_seconds", &[], oldest, overview.at)?;
     if let Some(bytes) = overview.books.size_bytes {
         board.set("meter_database_size_bytes", &[], bytes)?;
     }

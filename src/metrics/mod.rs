@@ -59,6 +59,7 @@ struct Counters {
     throttle: prometheus::Counter,
     totals_read: IntCounter,
     deliveries: IntCounterVec,
+    operator_deliveries: IntCounterVec,
     ended_by_bound: IntCounter,
     busy_waits: IntCounter,
     busy_seconds: prometheus::Counter,
@@ -185,6 +186,12 @@ impl Metrics {
             deliveries: r.counters(
                 "meter_notification_deliveries_total",
                 "Notifications to the web backend.",
+                "outcome",
+                &["delivered", "retried", "dead"],
+            )?,
+            operator_deliveries: r.counters(
+                "meter_operator_deliveries_total",
+                "Messages to the operator.",
                 "outcome",
                 &["delivered", "retried", "dead"],
             )?,

@@ -4,6 +4,7 @@ use jobs::deliver_notifications::DeliverReport;
 use jobs::enforce_budgets::EnforceReport;
 use jobs::fold_measurements::FoldMeasurementsReport;
 use jobs::ingest_cur::{CheckMonthsReport, IngestOutcome, IngestReport, PartReport};
+use jobs::operator_digest::OperatorDigestReport;
 use jobs::probe::ProbeReport;
 use jobs::push_stripe::PushReport;
 use jobs::reconcile_stripe::ReconcileReport;
@@ -80,11 +81,19 @@ impl RecordMetrics for EnforceReport {
 
 impl RecordMetrics for DeliverReport {
     fn record(&self, metrics: &Metrics) {
-        let Self { delivered, retried, dead, set_aside: _ } = self;
+        let Self { delivered, retried, dead, set_aside: _, operator_delivered, operator_retried, operator_dead } = self;
         for (outcome, count) in [("delivered", delivered), ("retried", retried), ("dead", dead)] {
             metrics.0.deliveries.with_label_values(&[outcome]).inc_by(*count);
         }
+        let to_operator = [("delivered", operator_delivered), ("retried", operator_retried), ("dead", operator_dead)];
+        for (outcome, count) in to_operator {
+            metrics.0.operator_deliveries.with_label_values(&[outcome]).inc_by(*count);
+        }
     }
+}
+
+impl RecordMetrics for OperatorDigestReport {
+    fn record(&self, _: &Metrics) {}
 }
 
 impl RecordMetrics for ReconcileReport {

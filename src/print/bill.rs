@@ -6,7 +6,7 @@ use books::stripe::billing_target::Conservation;
 use books::units::money::Currency;
 use books::units::quantity::Quantity;
 use jobs::push_stripe::DeferReason;
-use jobs::push_stripe::bill::{Bills, Correction, CustomerBill, InvoiceLine, InvoiceState, NoBill};
+use jobs::push_stripe::bill::{BillTotal, Bills, Correction, CustomerBill, InvoiceLine, InvoiceState, NoBill};
 
 use super::reconcile::sum;
 use super::{customer, out, quantity, rounded, several, table};
@@ -141,39 +141,20 @@ fn sums(found: &Bills) {
     let titles = ["customer", "plan", "period from", ">amount", ">waiting", ">house", ""];
     table(&titles, found.bills.iter().map(row).collect());
     out("");
-    for (code, total) in totals(found) {
-        out(&format!("{} in {code}: {}", several(total.bills, "bill"), total.words));
+    for (code, total) in found.totals() {
+        out(&format!("{} in {code}: {}", several(total.bills, "bill"), words(&total)));
     }
 }
 
 /// The sums of a currency.
-struct Total {
-    bills: usize,
-    words: String,
-}
-
-fn totals(found: &Bills) -> BTreeMap<String, Total> {
-    let mut by_currency: BTreeMap<String, Vec<&CustomerBill>> = BTreeMap::new();
-    for bill in &found.bills {
-        by_currency.entry(bill.currency.to_string()).or_default().push(bill);
-    }
-    by_currency.into_iter().filter_map(|(code, bills)| Some((code, total(&bills)?))).collect()
-}
-
-/// The sum of bills in one currency; none of no bill.
-fn total(bills: &[&CustomerBill]) -> Option<Total> {
-    let currency = bills.first()?.currency;
-    let sum = |part: fn(&CustomerBill) -> i64| {
-        currency.written(bills.iter().fold(0, |sum: i64, bill| sum.saturating_add(part(bill))))
-    };
-    let amount = sum(|bill| bill.amount_minor.unwrap_or_default());
-    let (waiting, house) = (sum(|bill| bill.waiting_minor), sum(|bill| bill.house_minor));
-    let unpriced = match bills.iter().filter(|bill| bill.amount_minor.is_none()).count() {
+fn words(total: &BillTotal) -> String {
+    let written = |minor: i64| total.currency.written(minor);
+    let (amount, waiting) = (written(total.amount_minor), written(total.waiting_minor));
+    let unpriced = match total.unpriced {
         0 => String::new(),
         n => format!("; {} with a price that only Stripe knows", several(n, "bill")),
     };
-    let words = format!("{amount} billed, {waiting} waiting, {house} house{unpriced}");
-    Some(Total { bills: bills.len(), words })
+    format!("{amount} billed, {waiting} waiting, {} house{unpriced}", written(total.house_minor))
 }
 
 /// Prints each line exactly, with a header.

@@ -1,6 +1,6 @@
-//! Notifications to the web backend.
+//! Notifications to the web backend, and messages to the operator.
 
-use books::limits::notification::Notification;
+use books::limits::notification::{MessageReceiver, Notification};
 use jiff::Timestamp;
 
 use super::out;
@@ -15,7 +15,12 @@ pub(crate) fn table(notifications: &[Notification], now: Timestamp) {
 }
 
 fn row(n: &Notification, now: Timestamp) -> Vec<String> {
-    let meter = if n.meter.is_empty() { "all meters" } else { &n.meter };
+    let (customer, meter) = match n.receiver {
+        MessageReceiver::Slack => ("(the operator)", "by Slack"),
+        MessageReceiver::Webhook => ("(the operator)", "by webhook"),
+        MessageReceiver::Backend if n.meter.is_empty() => (n.customer.as_str(), "all meters"),
+        MessageReceiver::Backend => (n.customer.as_str(), n.meter.as_str()),
+    };
     let about = if n.percent > 0 { format!("{} {} %", n.kind, n.percent) } else { n.kind.clone() };
     let state = match n.next_at {
         Some(at) if at > now => format!("{}, again in {}", n.state, span(at.duration_since(now))),
@@ -24,5 +29,5 @@ fn row(n: &Notification, now: Timestamp) -> Vec<String> {
     };
     let error = n.error.clone().unwrap_or_default();
     let sent = n.attempts.to_string();
-    vec![n.id.clone(), ago(n.created_at, now), n.customer.clone(), meter.to_owned(), about, state, sent, error]
+    vec![n.id.clone(), ago(n.created_at, now), customer.to_owned(), meter.to_owned(), about, state, sent, error]
 }

@@ -30,6 +30,7 @@ fn empty() -> Overview {
     Overview {
         billing: BillingMode::Live,
         notifications_go_out: true,
+        operator_messages_go_out: true,
         at: now(),
         took: SignedDuration::ZERO,
         database: "books.db".into(),
@@ -92,10 +93,11 @@ fn hostile() -> Overview {
     s.queue.ticked_at.insert(text(), now());
     s.audit = LastAudit { at: Some(now()), violations: [(text(), 2)].into(), billing: vec![] };
     s.findings = vec![
-        Finding { severity: Severity::Critical, alert: "MeterBooksBroken", what: text(), act: text() },
+        Finding { severity: Severity::Critical, alert: "MeterBooksBroken", subject: text(), what: text(), act: text() },
         Finding {
             severity: Severity::Warning,
             alert: "MeterBillStale",
+            subject: String::new(),
             what: "no bill since 3 d".into(),
             act: "ask AWS".into(),
         },

@@ -216,16 +216,23 @@ fn turn(view: &StatusView<'_>) -> Tile {
 }
 
 fn notifications(view: &StatusView<'_>, now: Timestamp) -> Tile {
-    let notifications = &view.overview.books.notifications;
-    let tile = Tile::new("Notifications", html! { (count(notifications.pending)) " waiting" });
-    let tile = match notifications.oldest_pending_at {
-        Some(at) => tile.line(html! { "oldest for " (span(now.duration_since(at))) }),
-        None => tile.line(html! { "to the web backend" }),
+    let overview = view.overview;
+    let (notifications, messages) = (&overview.books.notifications, &overview.books.operator_messages);
+    let tile = if overview.notifications_go_out {
+        let tile = Tile::new("Notifications", html! { (count(notifications.pending)) " waiting" });
+        let tile = match notifications.oldest_pending_at {
+            Some(at) => tile.line(html! { "oldest for " (span(now.duration_since(at))) }),
+            None => tile.line(html! { "to the web backend" }),
+        };
+        tile.bad(Tone::Bad, notifications.dead, "given up")
+    } else {
+        Tile::new("Notifications", html! { "off" }).line(html! { (NO_WEBHOOK) })
     };
-    if !view.overview.notifications_go_out {
-        return Tile::new("Notifications", html! { "off" }).line(html! { (NO_WEBHOOK) });
+    if !overview.operator_messages_go_out {
+        return tile;
     }
-    tile.bad(Tone::Bad, notifications.dead, "given up")
+    let tile = tile.line(html! { (counted(messages.pending, "message", "messages")) " to the operator waiting" });
+    tile.bad(Tone::Bad, messages.dead, "to the operator given up")
 }
 
 fn database(view: &StatusView<'_>) -> Tile {

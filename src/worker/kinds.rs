@@ -16,6 +16,7 @@ use jobs::ingest_access_logs::IngestAccessLogs;
 use jobs::ingest_cur::{CheckMonths, IngestCur, IngestPart};
 use jobs::ingest_inventory::IngestInventory;
 use jobs::job::{Failure, Job};
+use jobs::operator_digest::OperatorDigest;
 use jobs::probe::Probe;
 use jobs::push_stripe::PushStripe;
 use jobs::reconcile_stripe::ReconcileStripe;
@@ -156,6 +157,7 @@ impl Kinds {
             Kind::of::<RollCounters>(),
             Kind::of::<FoldMeasurements>(),
             Kind::of::<VerifyBooks>(),
+            Kind::of::<OperatorDigest>(),
             Kind::of::<Probe>(),
         ])
     }

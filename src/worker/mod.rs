@@ -4,7 +4,8 @@
 //! is in [`crate::queue`], because no existing backend fits libSQL and these promises. The tasks,
 //! named as in River: `dispatcher` claims jobs and records outcomes, `heartbeat` renews leases,
 //! `rescuer` takes jobs from lost workers, `cleaner` removes old finished jobs, [`schedule`]
-//! enqueues ticks, and `executor` runs each job in a task of its own.
+//! enqueues ticks, [`findings`] notes what the operator gets messages about, and `executor` runs
+//! each job in a task of its own.
 //!
 //! * **Only free slots are claimed.** No buffer holds claimed jobs while their leases run out.
 //! * **Leases are renewed by a task of their own**, not by the loop that runs jobs.
@@ -19,6 +20,7 @@ mod backend;
 mod cleaner;
 mod dispatcher;
 mod executor;
+pub mod findings;
 mod heartbeat;
 mod in_flight;
 mod kinds;

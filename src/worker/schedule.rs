@@ -22,6 +22,7 @@ use jobs::ingest_access_logs::IngestAccessLogs;
 use jobs::ingest_cur::{CheckMonths, IngestCur};
 use jobs::ingest_inventory::IngestInventory;
 use jobs::job::Job;
+use jobs::operator_digest::OperatorDigest;
 use jobs::push_stripe::PushStripe;
 use jobs::reconcile_stripe::ReconcileStripe;
 use jobs::roll_counters::RollCounters;
@@ -89,6 +90,7 @@ pub fn table(config: &Config) -> Vec<Schedule> {
         roll_counters,
         fold_measurements,
         verify_books,
+        operator_digest,
     } = &config.schedule;
     vec![
         schedule(INGEST, "ingest_cur for each export and month that may still change", ingest, ingests),
@@ -111,6 +113,7 @@ pub fn table(config: &Config) -> Vec<Schedule> {
         schedule("roll_counters", "roll_counters", roll_counters, |tick| one(&RollCounters {}, tick)),
         schedule("fold_measurements", "fold_measurements", fold_measurements, |tick| one(&FoldMeasurements {}, tick)),
         schedule("verify_books", "verify_books", verify_books, |tick| one(&VerifyBooks {}, tick)),
+        schedule("operator_digest", "operator_digest, if somebody receives it", operator_digest, digests),
     ]
 }
 
@@ -139,6 +142,11 @@ fn month_checks(tick: &Tick<'_>) -> Result<Vec<NewJob>, serde_json::Error> {
         return Ok(vec![]);
     }
     one(&CheckMonths { lookback: tick.config.lookback_months }, tick)
+}
+
+/// The digest, if somebody receives it.
+fn digests(tick: &Tick<'_>) -> Result<Vec<NewJob>, serde_json::Error> {
+    if tick.config.operator.is_on() { one(&OperatorDigest {}, tick) } else { Ok(vec![]) }
 }
 
 fn inventories(tick: &Tick<'_>) -> Result<Vec<NewJob>, serde_json::Error> {

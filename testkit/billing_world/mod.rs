@@ -9,4 +9,4 @@ mod scene;
 mod world;
 
 pub use self::scene::{CUSTOMERS, DAY, HOUR, METERS, Start, at};
-pub use self::world::{BillingWorld, Template};
+pub use self::world::{BillingWorld, Template, http_client};

@@ -97,14 +97,18 @@ pub struct BillingWorld {
 /// Long enough that a busy machine does not look like a server without an answer.
 const TIMEOUT: Duration = Duration::from_millis(150);
 
-fn account(url: &str, key: &str, max_concurrent: usize) -> StripeAccount {
-    /// One client for all worlds: reading the machine's certificates takes longer than a history.
+/// One client for all: reading the machine's certificates takes longer than a history.
+pub fn http_client() -> reqwest::Client {
     static CLIENT: LazyLock<reqwest::Client> = LazyLock::new(|| {
         // it fails if another part of the process has installed a provider
         drop(rustls::crypto::ring::default_provider().install_default());
         reqwest::Client::builder().timeout(TIMEOUT).no_proxy().build().unwrap()
     });
-    let transport = Transport::new(CLIENT.clone(), reqwest::Url::parse(url).unwrap(), key.into());
+    CLIENT.clone()
+}
+
+fn account(url: &str, key: &str, max_concurrent: usize) -> StripeAccount {
+    let transport = Transport::new(http_client(), reqwest::Url::parse(url).unwrap(), key.into());
     StripeAccount::new(transport, NonZeroU32::new(1_000_000).unwrap(), max_concurrent, TIMEOUT)
 }
 
@@ -142,6 +146,7 @@ fn context(books: Database, billing: BillingSettings) -> Context {
         enforcement: Arc::new(EnforcementSettings::default()),
         measuring: Arc::default(),
         webhook: None,
+        operator: Arc::default(),
         billing: Arc::new(billing),
     }
 }

@@ -44,6 +44,7 @@ mod messages;
 mod meters;
 mod months;
 mod notifications;
+mod operator;
 mod oracle;
 mod over_a_server;
 mod payloads;

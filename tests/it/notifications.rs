@@ -15,7 +15,7 @@ pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 /// What a receiver does with a request.
 #[derive(Clone, Debug)]
-enum Does {
+pub(crate) enum Does {
     Answer(&'static str),
     /// Goes on sending a body for as long as anybody reads it.
     Endless,
@@ -49,7 +49,7 @@ impl Receiver {
         Self { port, does, got }
     }
 
-    fn does(&self, does: Does) {
+    pub(crate) fn does(&self, does: Does) {
         *self.does.lock().unwrap() = does;
     }
 
@@ -115,7 +115,7 @@ fn run(place: &Workspace, line: &str) -> Ran {
     ran
 }
 
-const DELIVER: &str = "run deliver-notifications";
+pub(crate) const DELIVER: &str = "run deliver-notifications";
 const STATES: &str = "SELECT state, attempts, count(*) FROM notifications GROUP BY 1, 2 ORDER BY 1, 2";
 
 #[test]

@@ -3,7 +3,7 @@
 
 use testkit::suite_database::run_over_a_server;
 
-const SUITES: [&str; 11] = [
+const SUITES: [&str; 12] = [
     "billing::",
     "bucket_kill::",
     "conservation::",
@@ -12,12 +12,13 @@ const SUITES: [&str; 11] = [
     "erased::",
     "meters::",
     "notifications::",
+    "operator::",
     "plans::",
     "stories::",
     "stripe_items::",
 ];
 /// What they expect is so with a file only.
-const ON_A_FILE: [&str; 11] = [
+const ON_A_FILE: [&str; 12] = [
     // writes to the database's file
     "bucket_kill::a_kill_at_any_write_of_ingest_inventory_leaves_whole_days",
     "bucket_kill::a_kill_at_any_write_of_ingest_access_logs_leaves_whole_days",
@@ -27,6 +28,8 @@ const ON_A_FILE: [&str; 11] = [
     "notifications::notifications_arrive_signed_and_once",
     // a file that is restored
     "notifications::what_the_lost_books_knew_is_not_sent_by_restored_ones",
+    // figures of a server are read each minute
+    "operator::a_finding_is_a_message_when_it_begins_and_when_it_ends_and_workers_send_it_once",
     "plans::a_dry_run_of_a_push_ends_as_the_push_would_and_says_who_has_no_invoice",
     // `config check` reads stored plans without a connection
     "plans::a_price_that_is_reported_to_nobody_is_named_and_opens_no_overage",

@@ -39,7 +39,7 @@ pub(crate) fn files(below: &Path, ending: &str) -> Vec<PathBuf> {
 }
 
 /// Keys that a configuration has only when somebody says so.
-const OPTIONAL: [&str; 37] = [
+const OPTIONAL: [&str; 38] = [
     "database.rows_quota.read",
     "database.rows_quota.written",
     "tag_key",
@@ -54,6 +54,7 @@ const OPTIONAL: [&str; 37] = [
     "meters[].display_name",
     "guard.day_change_percent",
     "notifications.url",
+    "operator.status_page",
     "shared_buckets[].name",
     "shared_buckets[].customer_key",
     "shared_buckets[].customer_pattern",
@@ -79,13 +80,15 @@ const OPTIONAL: [&str; 37] = [
     "stripe.per_second",
 ];
 /// Secrets, which only a variable can hold.
-const SECRETS: [(&str, &str); 6] = [
+const SECRETS: [(&str, &str); 8] = [
     ("METER_DATABASE__TOKEN", "token"),
     ("METER_DATABASE__COPY_TOKEN", "token of a copy"),
     ("METER_NOTIFICATIONS__SECRET", "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"),
     ("METER_STRIPE__KEY", "rk_live_of_nobody"),
     ("METER_HTTP__TOKEN", "sixteen or more characters"),
     ("METER_HTTP__STATEMENT_KEY", "sixteen or more of another key"),
+    ("METER_OPERATOR__SLACK_URL", "https://hooks.slack.com/services/of/nobody"),
+    ("METER_OPERATOR__WEBHOOK_URL", "https://example.com/hooks/of/nobody"),
 ];
 
 /// The keys of the default configuration, with their values; lists of sections by their first
@@ -277,7 +280,7 @@ fn commands(text: &str) -> Vec<String> {
     found
 }
 
-const PAGES_WITH_COMMANDS: [&str; 11] = [
+const PAGES_WITH_COMMANDS: [&str; 12] = [
     "README.md",
     "CONTRIBUTING.md",
     "dashboards/README.md",
@@ -286,6 +289,7 @@ const PAGES_WITH_COMMANDS: [&str; 11] = [
     "docs/deployment.md",
     "docs/getting-started.md",
     "docs/metrics.md",
+    "docs/operator-messages.md",
     "docs/shared-bucket.md",
     "docs/stripe.md",
     "docs/stripe-setup.md",

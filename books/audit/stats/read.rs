@@ -117,7 +117,18 @@ pub async fn books_stats(c: &Connection, now: Timestamp) -> Result<BooksStats, B
     let enforced = "SELECT enforced_at FROM enforcement";
     let today = Day::from_epoch(i32::try_from(now.as_second().div_euclid(86_400)).unwrap_or(0)).unwrap_or(Day::EPOCH);
     let first = Day::from_epoch(today.epoch() - SHARED_DAYS).unwrap_or(Day::EPOCH);
-    let ((month, days), bills, stripe, notifications, accuracy, shares, entries, overdue, enforced, size_bytes) = tokio::try_join!(
+    let (
+        (month, days),
+        bills,
+        stripe,
+        (notifications, operator_messages),
+        accuracy,
+        shares,
+        entries,
+        overdue,
+        enforced,
+        size_bytes,
+    ) = tokio::try_join!(
         usage(c, now),
         bills(c),
         stripe(c),
@@ -141,6 +152,7 @@ pub async fn books_stats(c: &Connection, now: Timestamp) -> Result<BooksStats, B
         enforced_at,
         stripe,
         notifications,
+        operator_messages,
         accuracy,
         shares,
         size_bytes,
@@ -342,12 +354,20 @@ async fn stripe(c: &Connection) -> Result<StripeStats, BooksError> {
     Ok(StripeStats { alarms, some_alarms, restored_from: hold.map(|hold| hold.backup_at), ..found })
 }
 
-async fn notifications(c: &Connection) -> Result<NotificationStats, BooksError> {
-    let sql = "SELECT count(*), (SELECT count(*) FROM notifications WHERE state = 'dead'), min(created_at) \
+/// Of notifications to the web backend, and of messages to the operator.
+async fn notifications(c: &Connection) -> Result<(NotificationStats, NotificationStats), BooksError> {
+    let sql = "SELECT count(*), (SELECT count(*) FROM notifications WHERE state = 'dead'), min(created_at), \
+                      (SELECT count(*) FROM operator_messages WHERE state = 'pending'), \
+                      (SELECT count(*) FROM operator_messages WHERE state = 'dead'), \
+                      (SELECT min(created_at) FROM operator_messages WHERE state = 'pending') \
                FROM (SELECT created_at FROM notifications INDEXED BY notifications_expiring \
                      WHERE state = 'pending' ORDER BY give_up_at LIMIT ?1)";
-    let Some(row) = first_row(c, sql, params![MANY]).await? else { return Ok(NotificationStats::default()) };
-    Ok(NotificationStats { pending: row.get(0)?, dead: row.get(1)?, oldest_pending_at: at(&row, 2)? })
+    let Some(row) = first_row(c, sql, params![MANY]).await? else { return Ok(Default::default()) };
+    let of = |first: i32| -> Result<NotificationStats, BooksError> {
+        let (pending, dead) = (row.get(first)?, row.get(first + 1)?);
+        Ok(NotificationStats { pending, dead, oldest_pending_at: at(&row, first + 2)? })
+    };
+    Ok((of(0)?, of(3)?))
 }
 
 async fn decisions(c: &Connection) -> Result<BTreeMap<String, Decisions>, BooksError> {

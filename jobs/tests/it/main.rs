@@ -22,6 +22,7 @@ mod inventory;
 mod inventory_input;
 mod lines;
 mod moved;
+mod operator;
 mod over_a_server;
 mod parts;
 mod race;

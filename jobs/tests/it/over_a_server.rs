@@ -6,7 +6,7 @@
 
 use testkit::suite_database::run_over_a_server;
 
-const SUITES: [&str; 17] = [
+const SUITES: [&str; 18] = [
     "access_logs::",
     "accuracy::",
     "apportion::",
@@ -18,6 +18,7 @@ const SUITES: [&str; 17] = [
     "ingest::",
     "inventory::",
     "moved::",
+    "operator::",
     "parts::",
     "race::",
     "settled::",

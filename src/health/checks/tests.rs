@@ -58,6 +58,7 @@ fn calm() -> Overview {
         rows_quota: RowsQuota { read: Some(500), written: Some(10) },
         billing: BillingMode::Live,
         notifications_go_out: true,
+        operator_messages_go_out: true,
         books: BooksStats { bills: vec![bill], ..BooksStats::default() },
         customers: CustomerStats::default(),
         customers_at: now(),
@@ -135,7 +136,7 @@ fn share(s: &mut Overview, state: ShareState, predicted: &str, hours: i64) {
 }
 
 /// Each finding, a change that causes it, and a change that is just not enough.
-const CASES: [(&str, Change, Change); 39] = [
+const CASES: [(&str, Change, Change); 41] = [
     ("MeterAttention", |s| kind(s, "push_stripe").attention = true, |s| kind(s, "push_stripe").attention = false),
     ("MeterExportNeverRead", |s| s.exports[0].was_read = false, |s| s.exports.clear()),
     (
@@ -321,6 +322,19 @@ const CASES: [(&str, Change, Change); 39] = [
             s.notifications_go_out = false;
         },
     ),
+    (
+        "MeterNotificationsFailing",
+        |s| s.books.operator_messages.dead = 1,
+        |s| {
+            s.books.operator_messages.dead = 1;
+            s.operator_messages_go_out = false;
+        },
+    ),
+    (
+        "MeterNotificationsFailing",
+        |s| s.books.operator_messages.oldest_pending_at = hours(2),
+        |s| s.books.operator_messages.oldest_pending_at = hours(1),
+    ),
     ("MeterDatabaseNearlyFull", |s| s.free_bytes = Some(LITTLE_SPACE - 1), |s| s.free_bytes = None),
     ("MeterDatabaseQuota", |s| s.rows = by_end(501, 10), |s| s.rows = by_end(500, 10)),
     (
@@ -350,6 +364,30 @@ fn each_finding_has_its_cause_and_nothing_less() {
         not_enough(&mut good);
         assert_eq!(run(&good), [], "{alert}");
     }
+}
+
+#[test]
+fn findings_about_two_things_have_two_names() {
+    let mut bad = calm();
+    bad.books.notifications.dead = 1;
+    bad.books.operator_messages.dead = 1;
+    bad.audit.violations = [("a".to_owned(), 1), ("b".to_owned(), 1)].into();
+    for kind in ["push_stripe", "ingest_cur"] {
+        let dead = BTreeMap::from([(JobState::Dead, 1)]);
+        bad.queue.kinds.insert(kind.into(), KindStats { states: dead, last_done: hours(0), ..KindStats::default() });
+    }
+    let found = run(&bad);
+    let mut names: Vec<(&str, &str)> = found.iter().map(|f| (f.alert, f.subject.as_str())).collect();
+    names.sort_unstable();
+    let expected = [
+        ("MeterBooksViolated", "a"),
+        ("MeterBooksViolated", "b"),
+        ("MeterDeadJobs", "ingest_cur"),
+        ("MeterDeadJobs", "push_stripe"),
+        ("MeterNotificationsFailing", "operator"),
+        ("MeterNotificationsFailing", "web backend"),
+    ];
+    assert_eq!(names, expected);
 }
 
 #[test]

@@ -309,6 +309,7 @@ impl TestStore {
             enforcement,
             measuring: Arc::default(),
             webhook: None,
+            operator: Arc::default(),
             billing: Arc::default(),
         }
     }
