@@ -75,6 +75,7 @@ const MIGRATIONS: &[Migration] = migrations![
     41 "0041_notification_ids",
     42 "0042_undivided_days",
     43 "0043_customers_by_hand",
+    45 "0045_cost_meters",
 ];
 
 /// The schema version that this build works with.

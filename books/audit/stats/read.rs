@@ -21,6 +21,7 @@ use crate::stripe::restore::billing_hold;
 use crate::units::calendar::{Day, Month, instant};
 use crate::units::quantity::Quantity;
 use crate::usage::bill::{BillNote, NoteKind};
+use crate::usage::cost::billed_costs;
 
 /// Customers that are named, at most.
 const NAMED: u32 = 20;
@@ -117,18 +118,20 @@ pub async fn books_stats(c: &Connection, now: Timestamp) -> Result<BooksStats, B
     let enforced = "SELECT enforced_at FROM enforcement";
     let today = Day::from_epoch(i32::try_from(now.as_second().div_euclid(86_400)).unwrap_or(0)).unwrap_or(Day::EPOCH);
     let first = Day::from_epoch(today.epoch() - SHARED_DAYS).unwrap_or(Day::EPOCH);
-    let ((month, days), bills, stripe, notifications, accuracy, shares, entries, overdue, enforced, size_bytes) = tokio::try_join!(
-        usage(c, now),
-        bills(c),
-        stripe(c),
-        notifications(c),
-        kept_accuracy(c),
-        booked_shares(c, first, today),
-        first_row(c, entries, ()),
-        first_row(c, overdue, params![now.as_second()]),
-        first_row(c, enforced, ()),
-        size(c),
-    )?;
+    let ((month, days), bills, stripe, notifications, accuracy, shares, costs, entries, overdue, enforced, size_bytes) =
+        tokio::try_join!(
+            usage(c, now),
+            bills(c),
+            stripe(c),
+            notifications(c),
+            kept_accuracy(c),
+            booked_shares(c, first, today),
+            billed_costs(c, None),
+            first_row(c, entries, ()),
+            first_row(c, overdue, params![now.as_second()]),
+            first_row(c, enforced, ()),
+            size(c),
+        )?;
     let turn_overdue_since = overdue.map_or(Ok(None), |row| at(&row, 0))?;
     let enforced_at = enforced.map_or(Ok(None), |row| at(&row, 0))?;
     let entries = entries.map_or(Ok(0), |row| row.get(0))?;
@@ -143,6 +146,7 @@ pub async fn books_stats(c: &Connection, now: Timestamp) -> Result<BooksStats, B
         notifications,
         accuracy,
         shares,
+        costs,
         size_bytes,
     })
 }
