@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use maud::{Markup, html};
 
 use crate::format::group;
-pub(super) use crate::format::{bytes, customer, limit_reached, of_it_measured, quantity, span};
+pub(super) use crate::format::{bytes, customer, limit_reached, of_it_measured, quantity, span, two_decimals};
 
 /// A count with separators: `1,234,567`.
 pub(super) fn count(n: i64) -> String {

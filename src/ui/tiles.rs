@@ -1,13 +1,14 @@
 //! The figures at a glance: one tile each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use books::units::money::Currency;
+use books::units::quantity::Quantity;
 use jiff::{SignedDuration, Timestamp};
 use maud::{Markup, html};
 
 use super::StatusView;
-use super::format::{ago, bytes, count, counted, date, long_day, span};
+use super::format::{ago, bytes, count, counted, date, long_day, span, two_decimals};
 use super::layout::{Tone, icon};
 use crate::health::NO_WEBHOOK;
 use crate::queue::{JobState, WorkerState};
@@ -39,6 +40,7 @@ impl Tile {
 }
 
 pub(super) fn tiles(view: &StatusView<'_>, now: Timestamp) -> Markup {
+    let costs = costs(view);
     let tiles = [
         money(view, now),
         bill(view, now),
@@ -52,6 +54,9 @@ pub(super) fn tiles(view: &StatusView<'_>, now: Timestamp) -> Markup {
         notifications(view, now),
         database(view),
     ];
+    // beside what is to be billed
+    let (first, others) = tiles.into_iter().enumerate().partition::<Vec<_>, _>(|(at, _)| *at == 0);
+    let tiles = first.into_iter().chain(costs.map(|tile| (0, tile))).chain(others).map(|(_, tile)| tile);
     html! {
         dl.tiles {
             @for tile in tiles {
@@ -96,6 +101,25 @@ fn money(view: &StatusView<'_>, now: Timestamp) -> Tile {
         @if let Some(at) = view.overview.audit.at { "as audited " (ago(at, now)) "; " }
         code { "meter bill" } " has each customer's"
     })
+}
+
+/// What AWS charges in the newest bills, by currency; none without cost meters.
+fn costs(view: &StatusView<'_>) -> Option<Tile> {
+    let costs = &view.overview.books.costs;
+    let mut sums: BTreeMap<&str, (Quantity, Quantity)> = BTreeMap::new();
+    for of in costs {
+        let sum = sums.entry(&of.currency).or_default();
+        *sum = (sum.0 + of.attributed + of.unattributed, sum.1 + of.unattributed);
+    }
+    let written = |currency: &str, amount: Quantity| format!("{}\u{a0}{currency}", two_decimals(amount));
+    let amounts: Vec<String> = sums.iter().map(|(currency, (all, _))| written(currency, *all)).collect();
+    let months: BTreeSet<&str> = costs.iter().map(|of| of.month.as_str()).collect();
+    let months = months.into_iter().collect::<Vec<_>>().join(", ");
+    let tile = Tile::new("AWS's cost in the newest bill", html! { (amounts.join(" and ")) });
+    let tile = sums.iter().filter(|(_, (_, nobody))| !nobody.is_zero()).fold(tile, |tile, (currency, (_, nobody))| {
+        tile.line(html! { (written(currency, *nobody)) " of it without a customer" })
+    });
+    (!costs.is_empty()).then(|| tile.line(html! { "of " (months) "; " code { "meter margin" } " has each customer's" }))
 }
 
 /// With several payers, the oldest of their newest bills.
