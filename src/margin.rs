@@ -11,7 +11,7 @@ use books::Database;
 use books::units::calendar::{Day, Month};
 use books::units::money::Currency;
 use books::units::quantity::{DECIMALS, Quantity};
-use books::usage::cost::{BilledCost, BookedCost, CustomerDays};
+use books::usage::cost::{BilledCost, BookedCost, CustomerDays, MonthCost};
 use jiff::Timestamp;
 use jobs::push_stripe::bill::{Bills, CustomerBill, CustomerWithoutBill, InvoiceState, WantedBills, bills};
 use serde::Serialize;
@@ -24,7 +24,8 @@ pub struct Margins {
     /// The calendar month of what belongs to no bill.
     pub month: String,
     pub customers: Vec<CustomerMargin>,
-    /// Costs of customers of whom there is no bill, in the month.
+    /// Costs of customers on days of the month that are in no billing period, and all of customers
+    /// of whom no bill can be made.
     pub without_bill: Vec<BookedCost>,
     /// Costs of lines without a customer, in the month.
     pub unattributed: Vec<BookedCost>,
@@ -77,7 +78,7 @@ pub struct MarginTotal {
     pub revenue: Quantity,
     /// Of the customers and periods of the bills.
     pub cost: Quantity,
-    /// Of customers without a bill.
+    /// Of customers, and on no bill.
     pub without_bill: Quantity,
     /// Of lines without a customer.
     pub unattributed: Quantity,
@@ -120,25 +121,20 @@ pub async fn margins(
         unknown: found.unknown,
         ..Margins::default()
     };
-    let with_bill: BTreeSet<&str> = margins.customers.iter().map(|of| of.customer.as_str()).collect();
-    match customer {
-        Some(customer) => {
-            let asked = CustomerDays { customer, first: month.first_day(), last: month.last_day() };
-            if !with_bill.contains(asked.customer.as_str()) {
-                margins.without_bill = books.costs_of(&[asked]).await?.into_iter().flatten().collect();
-            }
+    let unknown: BTreeSet<&str> = margins.unknown.iter().map(|of| of.customer.as_str()).collect();
+    for MonthCost { all, without_period } in books.costs_in(month, customer.clone()).await? {
+        // the costs of a period are beside its bill, which may be that of the month before
+        let has_bills = !settings.billing.meters.is_empty() && !unknown.contains(all.customer.as_str());
+        let cost = if has_bills { without_period } else { all.cost };
+        if all.customer.is_empty() {
+            margins.unattributed.push(all);
+        } else if !cost.is_zero() {
+            margins.without_bill.push(BookedCost { cost, ..all });
         }
-        None => {
-            for cost in books.costs_in(month).await? {
-                if cost.customer.is_empty() {
-                    margins.unattributed.push(cost);
-                } else if !with_bill.contains(cost.customer.as_str()) {
-                    margins.without_bill.push(cost);
-                }
-            }
-            margins.bills = books.billed_costs(month).await?;
-            margins.totals = totals(&margins);
-        }
+    }
+    if customer.is_none() {
+        margins.bills = books.billed_costs(month).await?;
+        margins.totals = totals(&margins);
     }
     Ok(margins)
 }

@@ -90,6 +90,14 @@ pub struct BookedCost {
     pub cost: Quantity,
 }
 
+/// What AWS charged in a month, by one cost meter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MonthCost {
+    pub all: BookedCost,
+    /// What of it is of days in no billing period of the customer.
+    pub without_period: Quantity,
+}
+
 /// The costs of the newest version of a bill, by one cost meter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct BilledCost {
@@ -122,19 +130,27 @@ const OF_DAYS: &str = concat!(
      AND u.day BETWEEN j.value ->> 'first' AND j.value ->> 'last' GROUP BY 1, 2 ORDER BY 1, 2"
 );
 
-/// ?1 first, ?2 last day.
+/// ?1 first, ?2 last day; ?3 a customer or null.
 const BETWEEN: &str = concat!(
     "SELECT customer, meter, ",
     exact_sum!("amount"),
-    " FROM booked_costs WHERE day BETWEEN ?1 AND ?2 GROUP BY customer, meter ORDER BY customer, meter"
+    ", ",
+    exact_sum!("iif(in_period, 0, amount)"),
+    " FROM (SELECT customer, meter, amount, EXISTS (SELECT 1 FROM billing_periods p \
+        WHERE p.customer = u.customer AND u.day BETWEEN p.first_day AND p.last_day) AS in_period \
+      FROM booked_costs u WHERE day BETWEEN ?1 AND ?2 AND (?3 IS NULL OR customer = ?3)) \
+     GROUP BY customer, meter ORDER BY customer, meter"
 );
 
-/// ?1 a month; null for the newest month of each payer. Books without costs are not searched.
-const OF_BILLS: &str = "SELECT v.payer, v.month, t.meter, t.attributed, t.unattributed, t.excluded \
-    FROM (SELECT 1 FROM cost_lines LIMIT 1) CROSS JOIN bill_versions v JOIN bill_totals t ON t.version_id = v.id \
-    WHERE v.state = 'applied' AND NOT EXISTS (SELECT 1 FROM bill_versions n WHERE n.supersedes = v.id) AND t.meter LIKE '%)' \
-      AND v.month = coalesce(?1, (SELECT max(month) FROM bill_versions m WHERE m.payer = v.payer AND m.state = 'applied')) \
-    ORDER BY v.payer, t.meter";
+/// ?1 a month; null for the newest month of each payer. Each is a seek in an index, and books
+/// without costs are not searched.
+const OF_BILLS: &str = "WITH RECURSIVE payers (payer) AS (SELECT min(payer) FROM bill_versions WHERE EXISTS (SELECT 1 FROM cost_lines) \
+      UNION ALL SELECT (SELECT min(payer) FROM bill_versions WHERE payer > payers.payer) FROM payers WHERE payers.payer IS NOT NULL), \
+    months AS (SELECT payer, coalesce(?1, (SELECT max(month) FROM bill_versions WHERE payer = p.payer AND state = 'applied')) AS month \
+      FROM payers p WHERE payer IS NOT NULL) \
+    SELECT m.payer, m.month, t.meter, t.attributed, t.unattributed, t.excluded FROM months m JOIN bill_totals t ON t.version_id = \
+      (SELECT max(id) FROM bill_versions WHERE payer = m.payer AND month = m.month AND state = 'applied') \
+    WHERE t.meter LIKE '%)' ORDER BY m.payer, t.meter";
 
 /// As [`Database::billed_costs`], beside other queries of the connection.
 pub async fn billed_costs(
@@ -189,14 +205,17 @@ impl Database {
         Ok((0..asked.len()).map(|place| found.remove(&place).unwrap_or_default()).collect())
     }
 
-    /// The costs of everybody in the days of a month; of lines without a customer, too.
-    pub async fn costs_in(&self, month: Month) -> Result<Vec<BookedCost>, BooksError> {
+    /// The costs in the days of a month, of one customer or of everybody; of lines without a
+    /// customer, too.
+    pub async fn costs_in(&self, month: Month, customer: Option<String>) -> Result<Vec<MonthCost>, BooksError> {
         self.with_connection(async move |c| {
-            let days = params![month.first_day().to_string(), month.last_day().to_string()];
-            let mut rows = c.query(BETWEEN, days).await?;
+            let values = params![month.first_day().to_string(), month.last_day().to_string(), customer];
+            let mut rows = c.query(BETWEEN, values).await?;
             let mut found = vec![];
             while let Some(row) = rows.next().await? {
-                found.extend(of(row.get(0)?, &row.get::<String>(1)?, sum_of(&row.get::<String>(2)?)?));
+                let without_period = sum_of(&row.get::<String>(3)?)?;
+                let all = of(row.get(0)?, &row.get::<String>(1)?, sum_of(&row.get::<String>(2)?)?);
+                found.extend(all.map(|all| MonthCost { all, without_period }));
             }
             Ok(found)
         })

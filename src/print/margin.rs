@@ -24,7 +24,8 @@ pub(crate) fn show(found: &Margins, view: View) {
             }
             if found.customers.is_empty() {
                 let costs = sums(&found.without_bill);
-                out(&format!("no bill of this customer; AWS charges {} for {}", words(&costs), found.month));
+                let month = &found.month;
+                out(&format!("no billing period begins then; AWS charges {} in {month} beside them", words(&costs)));
             }
         }
         View::Sums => all(found),

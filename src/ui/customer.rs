@@ -62,7 +62,7 @@ pub fn customer(view: &CustomerView<'_>, now: Timestamp) -> String {
         h2 { "What will be billed" }
         (money(view))
         @if let Some(margin) = view.margin {
-            h2 { "What it costs" }
+            h2 { "What AWS charges, and what is left" }
             (costs(margin, view))
         }
         @if let Some(statement) = view.statement { div.report { (statement::usage_by_day(statement)) } }

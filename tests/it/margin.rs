@@ -1,6 +1,8 @@
 //! Cost and margin through the binary: the revenue is that of the bill, the cost that of the days
 //! of its period, and no customer, plan or limit sees a cost.
 
+use books::units::calendar::Month;
+use jiff::{SignedDuration, Timestamp};
 use rust_decimal::Decimal;
 use serde_json::Value;
 
@@ -22,8 +24,8 @@ fn charged() -> BillingFixture {
     fixture.book("ann", "chime_cost(USD)", "0.6123456789");
     fixture.used("ann", "chime_cost(USD)", "-0.1", 2);
     fixture.used("ann", "speech(USD)", "0.25", 3);
-    // before the period
-    fixture.used("ann", "chime_cost(USD)", "77", 12);
+    // before the first period, and never in this month
+    fixture.used("ann", "chime_cost(USD)", "77", 40);
     fixture.book("bob", "chime_minutes", "20");
     fixture.book("bob", "chime_cost(USD)", "0.034");
     fixture.used("zed", "chime_cost(USD)", "0.5", 0);
@@ -71,6 +73,16 @@ fn a_margin_is_the_bill_less_the_cost_of_its_days() {
     );
     assert!(rows.iter().any(|row| row.starts_with("zed,,,,") && row.ends_with(",chime_cost,USD,0,0.5,-0.5")), "{csv}");
     fixture.run("verify").ends(0);
+    // days in no period are beside the bills of their own month
+    let before = Month::of(Timestamp::now() - SignedDuration::from_hours(40 * 24));
+    let found = fixture.run(&format!("margin --period {before} --json")).ends(0).json();
+    let without = found["without_bill"].as_array().unwrap();
+    assert_eq!(
+        (without.len(), &without[0]["customer"], &without[0]["cost"]),
+        (1, &"ann".into(), &"77".into()),
+        "{found}"
+    );
+    assert_eq!(number(&found["totals"]["USD"]["margin"]), Decimal::from(-77));
 
     // another currency is not converted
     fixture.book("bob", "chime_cost(EUR)", "0.01");
@@ -80,7 +92,7 @@ fn a_margin_is_the_bill_less_the_cost_of_its_days() {
     assert_eq!((&found["customers"][1]["margin"], &found["totals"]["USD"]["margin"]), (&Value::Null, &Value::Null));
     assert_ne!(found["customers"][0]["margin"], Value::Null);
     fixture.run("margin ann --period 2999-01").ends(2).says(&["--period has not begun"]);
-    fixture.run("margin ann --period 1999-01").ends(0).says(&["no bill of this customer; AWS charges nothing"]);
+    fixture.run("margin ann --period 1999-01").ends(0).says(&["no billing period begins then; AWS charges nothing"]);
     fixture.judge();
 }
 
@@ -91,7 +103,9 @@ fn a_cost_is_no_usage_and_no_customer_sees_it() {
     worker.until("/readyz", |answer| answer.status == 200);
     let page = worker.get("/customers?id=ann");
     assert_eq!(page.status, 200);
-    for text in ["What it costs", "AWS's cost", "1.13\u{a0}USD", "0.51\u{a0}USD", "0.45\u{a0}USD", "0.4476543211"] {
+    for text in
+        ["What AWS charges, and what is left", "1.13\u{a0}USD", "0.51\u{a0}USD", "0.45\u{a0}USD", "0.4476543211"]
+    {
         assert!(page.body.contains(text), "{text} is not in: {}", page.body);
     }
     assert_eq!(worker.stop(), 0);
@@ -135,6 +149,9 @@ fn costs_of_a_bill_are_shown_where_the_bill_is() {
     assert_eq!(sum("without_bill"), of_bills("attributed"), "nobody has a billing period yet");
     place.run("margin --period 2026-10").ends(0).says(&["cost without a bill", "of credits, taxes, fees"]);
     place.run("verify").ends(0);
+    let status = place.run("status");
+    let of_calls = status.out.lines().find(|line| line.contains("default 2026-10, chime_cost: ")).unwrap_or_default();
+    assert!(of_calls.contains(" USD, without a customer ") && of_calls.contains(", excluded -"), "{}", status.out);
     let worker = Served::start(place.folder.path(), "--kinds verify_books --no-schedule", &[]);
     worker.until("/readyz", |answer| answer.status == 200);
     let has =

@@ -118,8 +118,8 @@ async fn costs_are_booked_with_the_usage_and_apart_from_it() {
     ] {
         assert_eq!(world.dump(sql).await, plain.dump(sql).await, "{sql}");
     }
-    let in_month = world.context.books.costs_in(month()).await.unwrap();
-    let sum: books::units::quantity::Quantity = in_month.iter().map(|of| of.cost).sum();
+    let in_month = world.context.books.costs_in(month(), None).await.unwrap();
+    let sum: books::units::quantity::Quantity = in_month.iter().map(|of| of.all.cost).sum();
     assert_eq!(sum.to_string(), "0.2754288");
     let billed = world.context.books.billed_costs(month()).await.unwrap();
     assert_eq!(billed.iter().map(|of| of.excluded.to_string()).collect::<Vec<_>>(), ["-0.05", "0"]);
