@@ -95,8 +95,14 @@ fn context(books: Database, url: &str) -> Context {
         variables.push((format!("{name}__PER_UNIT"), "\"1000\"".to_owned()));
     }
     let config = Config::load(None, variables.into_iter()).unwrap();
-    let rules =
-        Rules { tag_keys: vec!["t".into()], meters: vec![], ignore: vec![], watched: vec![], shared_buckets: vec![] };
+    let rules = Rules {
+        tag_keys: vec!["t".into()],
+        meters: vec![],
+        ignore: vec![],
+        watched: vec![],
+        shared_buckets: vec![],
+        costs: vec![],
+    };
     Context {
         books,
         exports: Arc::new(BTreeMap::new()),

@@ -47,6 +47,7 @@ fn context(books: Database) -> Context {
         ignore: vec![],
         watched: vec![],
         shared_buckets: vec![],
+        costs: vec![],
     };
     let read_settings = ReadSettings::new(rules);
     let enforcement = Arc::new(EnforcementSettings::default());

@@ -72,8 +72,14 @@ async fn open(file: &Path, synchronous: &str) -> Database {
 
 async fn worker(file: &Path, synchronous: &str, slots: usize) -> (Queue, Worker) {
     let queue = Queue::new(open(file, synchronous).await, Clock::system());
-    let rules =
-        Rules { tag_keys: vec!["t".into()], meters: vec![], ignore: vec![], watched: vec![], shared_buckets: vec![] };
+    let rules = Rules {
+        tag_keys: vec!["t".into()],
+        meters: vec![],
+        ignore: vec![],
+        watched: vec![],
+        shared_buckets: vec![],
+        costs: vec![],
+    };
     let read_settings = ReadSettings::new(rules);
     let enforcement = Arc::new(jobs::context::EnforcementSettings::default());
     let exports = Arc::new(BTreeMap::new());

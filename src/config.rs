@@ -5,6 +5,7 @@
 //! parts. Secrets are taken from the environment only. Every fault is found in one go and named
 //! with its file and line, or its variable.
 
+mod cost_meters;
 mod database;
 mod display_names;
 mod enforce;
@@ -29,6 +30,7 @@ use jobs::context::{HoldPolicy, ReadLimits};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
+pub use self::cost_meters::CostMeterConfig;
 pub(crate) use self::database::{COPY_TOKEN_VARIABLE, database_fault};
 pub use self::database::{DatabaseConfig, RowsQuota};
 pub use self::enforce::{EnforceConfig, NotificationsConfig};
@@ -75,6 +77,9 @@ pub struct Config {
     pub watched_products: Vec<String>,
     pub exports: Vec<ExportConfig>,
     pub meters: Vec<MeterConfig>,
+    /// What AWS charges, summed for each customer.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cost_meters: Vec<CostMeterConfig>,
     /// Known lines of watched products that no meter needs.
     pub ignore: Vec<IgnoreConfig>,
     /// When a version is put on hold.
@@ -270,6 +275,7 @@ impl Default for Config {
                 meter("storage_gb", "GB-months", s3(), texts(["TimedStorage-*ByteHrs"])),
                 meter("transfer_gb", "GB", s3(), texts(["DataTransfer-Out-Bytes"])),
             ],
+            cost_meters: vec![],
             ignore: vec![IgnoreConfig {
                 products: s3(),
                 usage_types: texts([
@@ -462,13 +468,15 @@ impl Config {
         let ignore = ignore.collect();
         let watched = patterns(&self.watched_products, Pattern::product, &[Step::Key("watched_products".into())]);
         let shared_buckets = self.shared_buckets.iter().map(|bucket| bucket.rule(self.measure.settle_hours)).collect();
-        let rules = Rules { tag_keys: self.tag_keys(), meters, ignore, watched, shared_buckets };
+        let costs = self.cost_rules(&mut faults);
+        let rules = Rules { tag_keys: self.tag_keys(), meters, ignore, watched, shared_buckets, costs };
         if let Err(found) = rules.check() {
             let meters = Step::Key("meters".into());
             faults.extend(found.into_iter().map(|why| {
                 let place = match &why {
                     RulesError::TagKey(..) if self.tag_keys.is_empty() => vec![Step::Key("tag_key".into())],
                     RulesError::TagKey(place, _) => vec![Step::Key("tag_keys".into()), Step::Place(*place)],
+                    RulesError::Cost(place, _) => vec![Step::Key("cost_meters".into()), Step::Place(*place)],
                     RulesError::TagKeys(_) => vec![Step::Key("tag_keys".into())],
                     _ => vec![meters.clone()],
                 };

@@ -27,6 +27,16 @@ pub(crate) fn rounded(q: Quantity, decimals: u32) -> String {
     quantity(round(q, decimals))
 }
 
+/// An amount of money in a currency's major unit, with two decimals always.
+pub(crate) fn two_decimals(amount: Quantity) -> String {
+    let text = rounded(amount, 2);
+    match text.split_once('.') {
+        None => format!("{text}.00"),
+        Some((_, decimals)) if decimals.len() == 1 => format!("{text}0"),
+        Some(_) => text,
+    }
+}
+
 /// What is said beside a used quantity, of which a part is measured; nothing without such a part.
 pub(crate) fn of_it_measured(measured: Quantity) -> Option<String> {
     (!measured.is_zero()).then(|| format!("of it {} measured, not billed yet", quantity(measured)))
@@ -193,6 +203,20 @@ mod tests {
             said("2026-03-10T00:00:01Z"),
             "at the present level the limit is reached at 2026-03-10 00:00:01 UTC"
         );
+    }
+
+    #[test]
+    fn money_has_two_decimals() {
+        for (exact, written) in [
+            ("0", "0.00"),
+            ("-0.5", "-0.50"),
+            ("1234.5678", "1,234.57"),
+            ("-12", "-12.00"),
+            ("0.0049", "0.00"),
+            ("-1234567.999", "-1,234,568.00"),
+        ] {
+            assert_eq!(two_decimals(exact.parse().unwrap()), written);
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod plan_file;
 pub mod queue;
 pub mod wiring;
 
+pub mod margin;
 pub mod statement;
 pub mod statement_link;
 

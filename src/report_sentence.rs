@@ -6,6 +6,7 @@ use jobs::deliver_notifications::DeliverReport;
 use jobs::enforce_budgets::EnforceReport;
 use jobs::fold_measurements::FoldMeasurementsReport;
 use jobs::ingest_cur::{CheckMonthsReport, IngestOutcome, IngestReport, PartOutcome, PartReport};
+use jobs::operator_digest::OperatorDigestReport;
 use jobs::probe::ProbeReport;
 use jobs::push_stripe::PushReport;
 use jobs::reconcile_stripe::ReconcileReport;
@@ -197,6 +198,15 @@ impl ReportSentence for DeliverReport {
             (self.set_aside, format!("{} not sent, because no webhook is configured", count(self.set_aside))),
         ];
         joined(parts, "nothing was to be delivered")
+    }
+}
+
+impl ReportSentence for OperatorDigestReport {
+    fn sentence(&self) -> String {
+        match self.messages {
+            0 => format!("the digest of the week from {} was made already", self.week),
+            n => format!("made the digest of the week from {}: {}", self.week, several(n, "message")),
+        }
     }
 }
 

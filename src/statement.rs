@@ -31,11 +31,13 @@ pub struct StatementSettings {
     pub units: BTreeMap<String, String>,
     /// The name that people read of each meter: Call minutes.
     pub names: BTreeMap<String, String>,
+    /// Each cost meter, and the meter whose lines it sums, if it names one. No statement has costs.
+    pub costs: BTreeMap<String, Option<String>>,
 }
 
 impl StatementSettings {
     pub fn new(config: &Config, billing: BillingSettings) -> Self {
-        Self { billing, units: config.units(), names: config.display_names() }
+        Self { billing, units: config.units(), names: config.display_names(), costs: config.cost_names() }
     }
 }
 

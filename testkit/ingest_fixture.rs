@@ -56,6 +56,7 @@ pub fn rules(tag_key: &str) -> Rules {
         ignore: vec![IgnoreRule { products: vec![product("AmazonS3")], usage_types: vec![usage("Requests-*")] }],
         watched: vec![product("AmazonChime*"), product("AmazonS3")],
         shared_buckets: vec![],
+        costs: vec![],
     }
 }
 

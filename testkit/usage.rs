@@ -27,7 +27,7 @@ pub fn bookings(month: &str, entries: &str) -> [String; 5] {
         format!(
             "INSERT INTO usage_totals (meter, day, attributed, units, rest) \
              SELECT meter, day, customer <> '', sum(quantity / 10000000000), sum(quantity % 10000000000) FROM ledger_entries \
-             WHERE booking_id = {last} GROUP BY 1, 2, 3 \
+             WHERE booking_id = {last} AND meter NOT LIKE '%)' GROUP BY 1, 2, 3 \
              ON CONFLICT (meter, day, attributed) DO UPDATE SET units = units + excluded.units, rest = rest + excluded.rest"
         ),
         format!("UPDATE bookings SET version_id = (SELECT max(id) FROM bill_versions), counted = 1 WHERE id = {last}"),

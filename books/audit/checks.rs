@@ -260,6 +260,10 @@ const CURRENT_SHARES: &str = "SELECT s.version_id, s.meter, s.apportioned FROM b
     JOIN bucket_shares s ON s.version_id = v.id \
     WHERE v.state = 'applied' AND NOT EXISTS (SELECT 1 FROM bill_versions n WHERE n.supersedes = v.id)";
 
+/// Of usage and of costs; their meters have different names.
+const LINES: &str = "SELECT version_id, meter, amount FROM bill_lines WHERE meter <> '' \
+    UNION ALL SELECT version_id, meter, amount FROM cost_lines";
+
 /// For the current version of each bill: the parts and the lines add up to the total, and the
 /// ledger holds the booked quantity.
 async fn conservation(c: &crate::store::connection::Connection) -> Result<Check, BooksError> {
@@ -275,7 +279,7 @@ async fn conservation(c: &crate::store::connection::Connection) -> Result<Check,
         )
         .await?;
     let mut lines: BTreeMap<(i64, String), Quantity> = BTreeMap::new();
-    let mut line_rows = c.query("SELECT version_id, meter, amount FROM bill_lines WHERE meter <> ''", ()).await?;
+    let mut line_rows = c.query(LINES, ()).await?;
     while let Some(row) = line_rows.next().await? {
         *lines.entry((row.get(0)?, row.get(1)?)).or_default() += exact(row.get(2)?)?;
     }

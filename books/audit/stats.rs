@@ -19,6 +19,7 @@ use crate::shared_bucket::stored::BookedShare;
 use crate::stripe::alarm::TargetAlarm;
 use crate::units::quantity::Quantity;
 use crate::usage::bill::BillNote;
+use crate::usage::cost::BilledCost;
 
 /// The days in [`BooksStats::days`].
 pub const DAYS: i32 = 35;
@@ -50,6 +51,8 @@ pub struct BooksStats {
     pub accuracy: Vec<MeterAccuracy>,
     /// The billed days of shared buckets of the last weeks, oldest first.
     pub shares: Vec<BookedShare>,
+    /// What AWS charges, by cost meter, in the newest bill of each payer.
+    pub costs: Vec<BilledCost>,
     /// Bytes of the database; none for a remote one.
     pub size_bytes: Option<i64>,
 }

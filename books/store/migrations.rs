@@ -76,6 +76,7 @@ const MIGRATIONS: &[Migration] = migrations![
     42 "0042_undivided_days",
     43 "0043_customers_by_hand",
     44 "0044_operator_messages",
+    45 "0045_cost_meters",
     46 "0046_job_failures",
 ];
 

@@ -450,30 +450,33 @@ pub async fn release_on_hold(c: &Connection, bill: &BillId) -> Result<(), BooksE
     Ok(())
 }
 
+/// What is stored of a version.
+#[derive(Clone, Copy, Debug)]
+pub struct VersionParts<'a> {
+    pub files: &'a [BillFile],
+    pub lines: &'a [LineKind],
+    pub cost_lines: &'a [LineKind],
+    pub totals: &'a [MeterTotals],
+}
+
 /// Writes files, lines and totals of a version, one statement a table, so that a remote transaction
 /// stays short.
-pub async fn insert_parts(
-    c: &Connection,
-    id: i64,
-    files: &[BillFile],
-    lines: &[LineKind],
-    totals: &[MeterTotals],
-) -> Result<(), BooksError> {
-    let json = |rows: Result<String, serde_json::Error>| rows.map_err(|e| BooksError::Integrity(e.to_string()));
+pub async fn insert_parts(c: &Connection, id: i64, parts: VersionParts<'_>) -> Result<(), BooksError> {
+    const LINES: &str = "product, usage_type, unit, line_type, claim, meter, lines, tagged_lines, amount";
+    let VersionParts { files, lines, cost_lines, totals } = parts;
     let field = |name: &str| format!("json_extract(value, '$.{name}')");
-    let tables = [
-        ("bill_files", "key, size, etag, rows, row_groups, counted_rows", json(serde_json::to_string(files))?),
-        (
-            "bill_lines",
-            "product, usage_type, unit, line_type, claim, meter, lines, tagged_lines, amount",
-            json(serde_json::to_string(lines))?,
-        ),
+    let mut tables = vec![
+        ("bill_files", "key, size, etag, rows, row_groups, counted_rows", json(files)?),
+        ("bill_lines", LINES, json(lines)?),
         (
             "bill_totals",
             "meter, unit, lines, total, attributed, apportioned, unattributed, excluded, booked",
-            json(serde_json::to_string(totals))?,
+            json(totals)?,
         ),
     ];
+    if !cost_lines.is_empty() {
+        tables.push(("cost_lines", LINES, json(cost_lines)?));
+    }
     for (table, columns, rows) in tables {
         let values: Vec<String> = columns.split(", ").map(field).collect();
         let values = values.join(", ");

@@ -30,9 +30,10 @@ use crate::store::rows::{exact_sum, first_row, json, sum_of};
 use crate::units::calendar::Month;
 use crate::units::quantity::Quantity;
 use crate::usage::bill::{
-    BillFile, BillId, Decision, LineKind, MeterTotals, Version, booked_as, current, insert_parts, insert_version,
-    release_on_hold,
+    BillFile, BillId, Decision, LineKind, MeterTotals, Version, VersionParts, booked_as, current, insert_parts,
+    insert_version, release_on_hold,
 };
+use crate::usage::cost::cost_meter;
 use crate::usage::ledger::{Adjustment, Adjustments, UNATTRIBUTED};
 
 /// Entries of a transaction: a parameter of JSON has at most some megabytes.
@@ -52,6 +53,8 @@ pub struct Booking {
     pub against: Option<i64>,
     pub files: Vec<BillFile>,
     pub lines: Vec<LineKind>,
+    /// What cost meters claim; `meter` is the name in the books.
+    pub cost_lines: Vec<LineKind>,
     pub totals: Vec<MeterTotals>,
     /// The billed days of shared buckets.
     pub shared_days: Vec<SharedDay>,
@@ -134,7 +137,10 @@ impl Database {
     pub async fn book(&self, booking: Booking, now: Timestamp) -> Result<i64, BooksError> {
         let large = booking.adjustments.entries.len() > LARGE;
         // before the transaction, which others wait for
-        let days = json(&booking.adjustments.by_meter_and_day()?)?;
+        let mut days = booking.adjustments.by_meter_and_day()?;
+        // sums of usage; those of costs are in `bill_totals`
+        days.retain(|(meter, ..)| cost_meter(meter).is_none());
+        let days = json(&days)?;
         let staged = self.stage(booking, now).await?;
         let proven = self.prove(&staged).await;
         if matches!(proven, Err(BooksError::Integrity(_))) {
@@ -372,7 +378,13 @@ async fn publish(c: &Connection, staged: &Staged, days: String, now: Timestamp) 
     if c.execute(sql, params![id, *booking_id, identity.as_str()]).await? == 0 {
         return Err(BooksError::Raced);
     }
-    insert_parts(c, id, &booking.files, &booking.lines, &booking.totals).await?;
+    let parts = VersionParts {
+        files: &booking.files,
+        lines: &booking.lines,
+        cost_lines: &booking.cost_lines,
+        totals: &booking.totals,
+    };
+    insert_parts(c, id, parts).await?;
     insert_shares(c, id, &booking.shared_days).await?;
     let sql = "INSERT INTO usage_totals (meter, day, attributed, units, rest) \
                SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?1) WHERE true \

@@ -14,6 +14,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::shared_bucket::shares::BucketRule;
+use crate::usage::cost::CostColumn;
 use crate::usage::tag_key;
 
 /// Line types that carry usage by default
@@ -205,6 +206,21 @@ pub struct Meter {
     pub factor: Decimal,
 }
 
+/// A cost meter: what AWS charges for lines of these products and usage types.
+#[derive(Clone, Debug, Serialize)]
+pub struct CostMeter {
+    /// Its name, e.g. `chime_cost`; in the books the currency follows.
+    pub name: String,
+    /// The column that is summed.
+    pub column: CostColumn,
+    /// Product codes (`line_item_product_code`).
+    pub products: Vec<Pattern>,
+    /// Usage types (`line_item_usage_type`) without region prefixes.
+    pub usage_types: Vec<Pattern>,
+    /// Line types whose costs count (`line_item_line_item_type`).
+    pub line_types: BTreeSet<String>,
+}
+
 /// Lines of a watched product that are known and not metered.
 #[derive(Clone, Debug, Serialize)]
 pub struct IgnoreRule {
@@ -244,6 +260,9 @@ pub struct Rules {
     /// Buckets that all customers share.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub shared_buckets: Vec<BucketRule>,
+    /// What is summed in money. A line may be usage of a meter and have a cost.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub costs: Vec<CostMeter>,
 }
 
 /// Why a set of rules cannot be used.
@@ -269,6 +288,14 @@ pub enum RulesError {
     TagKey(usize, String),
     #[error("there are {0} tag keys; 1 to 16 are possible")]
     TagKeys(usize),
+    /// What is wrong with the cost meter at this place of [`Rules::costs`].
+    #[error("{1}")]
+    Cost(usize, String),
+}
+
+fn is_plain(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    !name.is_empty() && name.chars().all(plain)
 }
 
 fn any(patterns: &[Pattern], text: &str) -> bool {
@@ -296,8 +323,7 @@ impl Rules {
         }
         for (i, meter) in self.meters.iter().enumerate() {
             let name = &meter.name;
-            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-            if name.is_empty() || !name.chars().all(plain) {
+            if !is_plain(name) {
                 faults.push(RulesError::Name(name.clone()));
             }
             let parts = [
@@ -322,7 +348,78 @@ impl Rules {
                 }
             }
         }
+        let costs = self.cost_faults().into_iter();
+        faults.extend(costs.map(|(place, why)| RulesError::Cost(place, why)));
         if faults.is_empty() { Ok(()) } else { Err(faults) }
+    }
+
+    /// What is wrong with the cost meters, each by its place; above all, that the cost of a line
+    /// would count twice.
+    fn cost_faults(&self) -> Vec<(usize, String)> {
+        let mut faults = vec![];
+        if self.costs.len() > 200 {
+            faults.push((200, format!("there are {} cost meters; at most 200 are possible", self.costs.len())));
+        }
+        for (i, cost) in self.costs.iter().enumerate() {
+            let name = &cost.name;
+            let mut fault = |why: String| faults.push((i, why));
+            if !is_plain(name) {
+                fault(format!("`{name}` is no name of a cost meter; use a-z, 0-9 and _"));
+            }
+            if self.meters.iter().any(|meter| meter.name == *name) {
+                fault(format!("a meter of usage is named `{name}`, too; name the cost meter otherwise"));
+            }
+            let parts = [
+                (cost.products.is_empty(), "products"),
+                (cost.usage_types.is_empty(), "usage types"),
+                (cost.line_types.is_empty(), "line types"),
+            ];
+            for (_, part) in parts.iter().filter(|part| part.0) {
+                fault(format!("cost meter `{name}` has no {part}"));
+            }
+            for other in &self.costs[..i] {
+                if other.name == *name {
+                    fault(format!("there are two cost meters named `{name}`"));
+                }
+                if let (Some(product), Some(usage_type)) =
+                    (common(&other.products, &cost.products), common(&other.usage_types, &cost.usage_types))
+                {
+                    let other = &other.name;
+                    fault(format!(
+                        "cost meters `{other}` and `{name}` both claim usage type `{usage_type}` of product `{product}`, \
+                         so its cost would count twice; narrow one of them"
+                    ));
+                }
+            }
+        }
+        faults
+    }
+
+    /// The rules by which lines are read for the cost meters, which then stand in place of meters;
+    /// none without cost meters. Every other line is nobody's.
+    pub fn of_costs(&self) -> Option<Self> {
+        let meter = |cost: &CostMeter| Meter {
+            name: cost.name.clone(),
+            unit: String::new(),
+            products: cost.products.clone(),
+            usage_types: cost.usage_types.clone(),
+            line_types: cost.line_types.clone(),
+            factor: Decimal::ONE,
+        };
+        (!self.costs.is_empty()).then(|| Self {
+            tag_keys: self.tag_keys.clone(),
+            meters: self.costs.iter().map(meter).collect(),
+            ignore: vec![],
+            watched: vec![],
+            shared_buckets: vec![],
+            costs: vec![],
+        })
+    }
+
+    /// The columns that the cost meters sum, each once.
+    pub fn cost_columns(&self) -> Vec<CostColumn> {
+        let columns: BTreeSet<CostColumn> = self.costs.iter().map(|cost| cost.column).collect();
+        columns.into_iter().collect()
     }
 
     /// True when every line of this product must be accounted for: it is watched, or a meter counts

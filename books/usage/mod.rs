@@ -1,8 +1,8 @@
 //! The usage that AWS bills, and the usage that is booked.
 //!
 //! **Owns** the tables `bill_versions`, `bill_files`, `bill_lines`, `bill_totals`, `bill_parts`,
-//! `bookings`, `ledger_entries` and `usage_totals`, and the rules by which a bill line belongs to
-//! a meter. **Does not own** how a bill is found and read (`jobs/ingest_cur`).
+//! `bookings`, `cost_lines`, `ledger_entries` and `usage_totals`, and the rules by which a bill
+//! line belongs to a meter. **Does not own** how a bill is found and read (`jobs/ingest_cur`).
 //!
 //! **Invariants**: for each applied version and meter, attributed + unattributed + excluded = the
 //! sum over the file's lines; a version counts whole, from one commit on; the ledger is appended
@@ -10,6 +10,7 @@
 
 pub mod bill;
 pub mod booking;
+pub mod cost;
 pub mod entries;
 pub mod ledger;
 pub mod meter;

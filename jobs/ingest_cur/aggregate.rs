@@ -12,11 +12,14 @@
 //!
 //! Aggregators of parts of a bill can be merged, in any order, with the same result.
 
+mod costs;
 mod fault;
+mod finish;
 mod limits;
 mod list;
 mod listing;
 mod mark;
+mod money;
 mod names;
 mod partial;
 mod resource;
@@ -25,7 +28,7 @@ mod shared;
 mod tag_fault;
 mod totals;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use fault::Faults;
@@ -35,10 +38,11 @@ use listing::Listing;
 pub use listing::WantedLines;
 pub(super) use listing::{LineSum, ListedLine};
 pub(super) use mark::Mark;
+use money::Money;
 use names::{DictionaryMap, Interner};
 pub(super) use partial::PARTIAL_SUMS_VERSION;
 pub(super) use resource::WaitingLine;
-use resource::{Counted, CountedLine, pool};
+use resource::{Counted, CountedLine};
 use seen::Seen;
 use tag_fault::{TagFault, checked_tag, tag_fault};
 pub use totals::{Totals, UnknownLineType};
@@ -46,11 +50,9 @@ pub use totals::{Totals, UnknownLineType};
 use super::batch::{Batch, TagColumn, is_long};
 use super::sums::{Place, Shape, Sums, id, idx, largest};
 use books::shared_bucket::billed::BilledMeasure;
-use books::shared_bucket::shares::BilledDay;
 use books::units::calendar::{Day, Month};
 use books::units::quantity::{Quantity, QuantityError, Rounding};
-use books::usage::bill::{ClaimKind, LineKind, MeterTotals};
-use books::usage::ledger::{Cell, Cells, UNATTRIBUTED};
+use books::usage::ledger::UNATTRIBUTED;
 use books::usage::meter::{LineClaim, Rules};
 
 const UNWATCHED: u32 = u32::MAX;
@@ -124,6 +126,10 @@ pub struct UsageAggregator {
     waiting: Vec<WaitingLine>,
     /// Of a reading that shows the lines of a customer.
     listing: Option<Listing>,
+    /// What the meters sum when they are cost meters; none in an aggregator of usage.
+    money: Option<Money>,
+    /// Sums the costs of the same rows.
+    costs: Option<Box<Self>>,
 }
 
 impl UsageAggregator {
@@ -134,6 +140,7 @@ impl UsageAggregator {
         customers.intern(UNATTRIBUTED);
         let mut names = Interner::default();
         names.intern("");
+        let costs = Self::of_costs(&rules, month);
         let limits = rules.meters.iter().map(|meter| largest(meter.factor.mantissa(), meter.factor.scale()));
         Self {
             limits: limits.collect(),
@@ -160,19 +167,13 @@ impl UsageAggregator {
             faults: Faults::default(),
             waiting: vec![],
             listing: None,
+            money: None,
+            costs,
         }
     }
 
     fn shape(&self) -> Shape {
         Shape { meters: self.rules.meters.len(), first_day: self.first_day }
-    }
-
-    pub(crate) fn faults(&self) -> &Faults {
-        &self.faults
-    }
-
-    pub(crate) fn faults_mut(&mut self) -> &mut Faults {
-        &mut self.faults
     }
 
     /// Rows that a meter counted so far.
@@ -182,6 +183,13 @@ impl UsageAggregator {
 
     /// Adds a batch of rows.
     pub fn add(&mut self, batch: &Batch<'_>, origin: &Origin<'_>) {
+        self.sum(batch, origin);
+        if let Some(costs) = &mut self.costs {
+            costs.sum(batch, origin);
+        }
+    }
+
+    fn sum(&mut self, batch: &Batch<'_>, origin: &Origin<'_>) {
         self.translate(batch);
         for row in 0..batch.rows {
             let product = self.products.get(batch.product.code(row));
@@ -196,7 +204,9 @@ impl UsageAggregator {
             }
             let key = GroupKey { product, usage_type, line_type, unit };
             let mut line_group = self.line_group(key);
-            let (customer, amount) = (self.customer(&batch.tags, row), batch.amount.get(row));
+            let Some(amounts) = self.amounts(batch, line_group) else { continue };
+            let (customer, amount) = (self.customer(&batch.tags, row), amounts.get(row));
+            self.see_currency(batch, row, &amount);
             let line = Line { batch, origin, row, customer, amount };
             let left_out = match self.line_groups[idx(line_group)].claim {
                 LineClaim::Counted(meter) => match self.count(&line, meter, line_group) {
@@ -224,8 +234,9 @@ impl UsageAggregator {
     fn count(&mut self, line: &Line<'_>, meter: u8, line_group: u32) -> Counted {
         let Line { batch, origin, row, .. } = *line;
         let (amount, at) = (line.amount(), (origin, row));
+        let column = self.amount_column(meter);
         if amount.scaled().abs() > self.limits[usize::from(meter)] {
-            let why = || ("line_item_usage_amount".to_owned(), QuantityError::TooLarge(amount.to_string()).to_string());
+            let why = || (column.to_owned(), QuantityError::TooLarge(amount.to_string()).to_string());
             self.faults.note((meter, FaultKind::TooLarge), amount, at, why);
             return Counted::LeftOut(Mark::TooLarge);
         }
@@ -234,7 +245,7 @@ impl UsageAggregator {
                 QuantityError::TooLarge(_) => (FaultKind::TooLarge, Mark::TooLarge),
                 _ => (FaultKind::Amount, Mark::NoAmount),
             };
-            self.faults.note((meter, kind), amount, at, || ("line_item_usage_amount".to_owned(), why.to_string()));
+            self.faults.note((meter, kind), amount, at, || (column.to_owned(), why.to_string()));
             return Counted::LeftOut(mark);
         }
         let period = batch.period.as_ref().and_then(|p| p.get(row));
@@ -253,8 +264,9 @@ impl UsageAggregator {
             self.faults.note((meter, FaultKind::Day), amount, at, why);
             return Counted::LeftOut(Mark::NoDay);
         };
-        if amount < Quantity::ZERO {
-            let why = || ("line_item_usage_amount".to_owned(), format!("the amount of a usage line is {amount}"));
+        // a discount is a negative cost
+        if amount < Quantity::ZERO && self.money.is_none() {
+            let why = || (column.to_owned(), format!("the amount of a usage line is {amount}"));
             self.faults.note((meter, FaultKind::Negative), amount, at, why);
         }
         if let Err(fault) = line.customer {
@@ -310,6 +322,9 @@ impl UsageAggregator {
         }
         if let Some(interval) = &batch.interval {
             self.intervals.renew(interval, |text| u32::from(is_long(text)));
+        }
+        if let (Some(money), Some(currency)) = (&mut self.money, &batch.currency) {
+            money.codes.renew(currency, |code| names.intern(code));
         }
         self.tags.resize_with(batch.tags.len(), DictionaryMap::default);
         for (translation, TagColumn { tag, .. }) in self.tags.iter_mut().zip(&batch.tags) {
@@ -427,158 +442,7 @@ impl UsageAggregator {
         if let (Some(own), Some(theirs)) = (&mut self.listing, &other.listing) {
             own.merge(theirs);
         }
-    }
-
-    /// The sums.
-    ///
-    /// # Errors
-    /// When a sum is too large to be booked.
-    pub fn finish(self) -> Result<Totals, UsageTooLarge> {
-        let mut totals = Totals {
-            lines: self.lines(),
-            counted_rows: self.counted_rows,
-            rounded_amounts: self.rounded,
-            out_of_month_lines: self.out_of_month_lines,
-            long_lines: self.long_lines,
-            seen: self.seen.clone(),
-            unknown_line_types: self.unknown_line_types(),
-            faults: self.faults.of(&self.rules),
-            ..Totals::default()
-        };
-        let mut meters = self.meter_totals();
-        let mut cells = vec![];
-        for (customer, meter, day, sum) in self.cells() {
-            let (own, factor) = (&mut meters[usize::from(meter)], self.rules.meters[usize::from(meter)].factor);
-            let billed = Quantity::from_scaled(sum);
-            totals.newest_day = totals.newest_day.max(Some(day));
-            if let Some((bucket, measure, class)) = pool(self.customers.text(customer)) {
-                let (bucket, class) = (bucket.to_owned(), class.to_owned());
-                totals.billed_days.push(BilledDay { bucket, meter: own.meter.clone(), measure, class, day, billed });
-                continue;
-            }
-            if customer == 0 {
-                own.unattributed += billed
-            } else {
-                own.attributed += billed
-            }
-            let too_large = |_| {
-                let customer = match self.customers.text(customer) {
-                    UNATTRIBUTED => "usage without a customer".to_owned(),
-                    name => format!("customer {name}"),
-                };
-                let meter = self.rules.meters[usize::from(meter)].name.clone();
-                UsageTooLarge { customer, meter, day, billed }
-            };
-            let (quantity, fit) = billed.times(factor).map_err(too_large)?;
-            own.booked += quantity;
-            totals.rounded_cells += u64::from(fit == Rounding::Rounded);
-            if !quantity.is_zero() {
-                cells.push(Cell {
-                    customer,
-                    meter: u32::from(meter),
-                    day,
-                    quantity: quantity.to_cell().map_err(too_large)?,
-                });
-            }
-        }
-        let customers: Vec<String> = self.customers.texts.iter().map(|t| t.to_string()).collect();
-        let names: Vec<String> = self.rules.meters.iter().map(|m| m.name.clone()).collect();
-        drop(self);
-        totals.observed = Cells::sorted(&customers, &names, cells);
-        totals.billed_days.sort();
-        totals.meters = meters;
-        Ok(totals)
-    }
-
-    /// All sums that are not 0, customer by customer.
-    fn cells(&self) -> impl Iterator<Item = (u32, u8, Day, i128)> + '_ {
-        let meters = self.rules.meters.len();
-        let overflow = &self.sums.overflow;
-        let blocks = self.sums.blocks_of.iter().enumerate().filter(|(_, b)| **b != 0);
-        let in_month = blocks.flat_map(move |(place, block)| {
-            let (customer, meter) = (id(place / meters), u8::try_from(place % meters).unwrap_or(u8::MAX));
-            // a block has 31 days, also in a shorter month
-            let days = (self.first_day..self.first_day + self.days).zip(&self.sums.blocks[idx(*block) - 1]);
-            days.map(move |(day, sum)| {
-                let more = if overflow.is_empty() { None } else { overflow.get(&(customer, meter, day)) };
-                (customer, meter, day, i128::from(*sum) + more.unwrap_or(&0))
-            })
-        });
-        // a day of the month that is in `overflow` has a block as well
-        let month = self.first_day..self.first_day + self.days;
-        let strays = overflow.iter().filter(move |((_, _, day), _)| !month.contains(day));
-        let strays = strays.map(|((customer, meter, day), sum)| (*customer, *meter, *day, *sum));
-        let all = in_month.chain(strays).filter(|c| c.3 != 0);
-        all.filter_map(|(customer, meter, day, sum)| Some((customer, meter, Day::from_epoch(day)?, sum)))
-    }
-
-    /// Totals of each meter from its line groups. The caller adds the sums of the cells.
-    fn meter_totals(&self) -> Vec<MeterTotals> {
-        let empty = self.rules.meters.iter().map(|meter| MeterTotals {
-            meter: meter.name.clone(),
-            unit: meter.unit.clone(),
-            lines: 0,
-            total: Quantity::ZERO,
-            attributed: Quantity::ZERO,
-            apportioned: Quantity::ZERO,
-            unattributed: Quantity::ZERO,
-            excluded: Quantity::ZERO,
-            booked: Quantity::ZERO,
-        });
-        let mut meters: Vec<_> = empty.collect();
-        for line_group in &self.line_groups {
-            let (LineClaim::Counted(meter) | LineClaim::Excluded(meter)) = line_group.claim else { continue };
-            let own = &mut meters[usize::from(meter)];
-            own.lines += line_group.lines;
-            own.total += Quantity::from_scaled(line_group.sum);
-            if matches!(line_group.claim, LineClaim::Excluded(_)) {
-                own.excluded += Quantity::from_scaled(line_group.sum);
-            }
-        }
-        meters
-    }
-
-    fn lines(&self) -> Vec<LineKind> {
-        let name = |n| self.names.text(n).to_owned();
-        let mut lines: Vec<LineKind> = self
-            .line_groups
-            .iter()
-            .map(|line_group| {
-                let (claim, meter) = match line_group.claim {
-                    LineClaim::Counted(m) => (ClaimKind::Counted, Some(m)),
-                    LineClaim::Excluded(m) => (ClaimKind::Excluded, Some(m)),
-                    LineClaim::Ignored => (ClaimKind::Ignored, None),
-                    LineClaim::Unrecognised => (ClaimKind::Unrecognised, None),
-                    LineClaim::NotUsage => (ClaimKind::NotUsage, None),
-                };
-                LineKind {
-                    product: name(line_group.key.product),
-                    usage_type: name(line_group.key.usage_type),
-                    unit: name(line_group.key.unit),
-                    line_type: name(line_group.key.line_type),
-                    claim,
-                    meter: meter.map(|m| self.rules.meters[usize::from(m)].name.clone()).unwrap_or_default(),
-                    lines: line_group.lines,
-                    tagged_lines: line_group.tagged,
-                    amount: Quantity::from_scaled(line_group.sum),
-                }
-            })
-            .collect();
-        let key = |l: &LineKind| (l.product.clone(), l.usage_type.clone(), l.unit.clone(), l.line_type.clone());
-        lines.sort_by_cached_key(key);
-        lines
-    }
-
-    fn unknown_line_types(&self) -> Vec<UnknownLineType> {
-        let mut found: BTreeMap<String, u64> = BTreeMap::new();
-        for line_group in &self.line_groups {
-            let line_type = self.names.text(line_group.key.line_type);
-            let (plain, _) = Mark::strip(line_type);
-            if matches!(line_group.claim, LineClaim::Excluded(_)) && !self.rules.knows_line_type(plain) {
-                *found.entry(plain.to_owned()).or_default() += line_group.lines;
-            }
-        }
-        found.into_iter().map(|(line_type, lines)| UnknownLineType { line_type, lines }).collect()
+        self.merge_costs(other);
     }
 }
 

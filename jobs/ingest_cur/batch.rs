@@ -411,6 +411,12 @@ pub struct Batch<'a> {
     pub similar: Vec<TextColumn<'a>>,
     /// `line_item_usage_amount`.
     pub amount: Amounts<'a>,
+    /// The columns that cost meters sum, in the order of their [`BillColumns`].
+    ///
+    /// [`BillColumns`]: super::parquet_file::BillColumns
+    pub costs: Vec<Amounts<'a>>,
+    /// `line_item_currency_code`, where cost meters sum something.
+    pub currency: Option<TextColumn<'a>>,
     /// `line_item_usage_start_date`, or the start of `identity_time_interval`.
     pub day: Days<'a>,
     /// `line_item_usage_end_date`, where the export has it and no interval.

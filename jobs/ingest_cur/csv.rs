@@ -10,13 +10,13 @@ use arrow::array::ArrayRef;
 
 use super::aggregate::{Origin, UsageAggregator};
 use super::growing::Growing;
-use super::parquet_file::{Wanted, is_tag_map, missing_columns};
+use super::parquet_file::{BillColumns, Wanted, is_tag_map, missing_columns};
 use crate::data_files::csv_lines::{ENDLESS, Lines};
 use crate::data_files::memory;
 use crate::data_files::read_error::ReadError;
 use crate::data_files::streamed::Streamed;
 use crate::source::{Object, Source, SourceError};
-use books::usage::tag_key::{TagKeys, canonical_name};
+use books::usage::tag_key::canonical_name;
 
 /// Memory that reading a file takes, with what is fetched ahead.
 pub(super) const BYTES: u64 = 12 << 20;
@@ -47,7 +47,7 @@ pub struct CsvStats {
 pub async fn aggregate(
     source: Arc<dyn Source>,
     object: Object,
-    keys: TagKeys,
+    bill_columns: BillColumns,
     mut aggregator: UsageAggregator,
 ) -> Result<(UsageAggregator, CsvStats), ReadError> {
     let (streamed, fetching) = Streamed::of(&source, &object);
@@ -56,9 +56,9 @@ pub async fn aggregate(
     let done = tokio::task::spawn_blocking(move || {
         let file = CsvFile { name: &file, key: &object.key };
         let facts = if object.key.ends_with(".gz") {
-            aggregate_text(flate2::read::MultiGzDecoder::new(streamed), file, &keys, &mut aggregator)
+            aggregate_text(flate2::read::MultiGzDecoder::new(streamed), file, &bill_columns, &mut aggregator)
         } else {
-            aggregate_text(streamed, file, &keys, &mut aggregator)
+            aggregate_text(streamed, file, &bill_columns, &mut aggregator)
         }?;
         Ok((aggregator, facts))
     });
@@ -115,7 +115,7 @@ struct CsvFile<'a> {
 fn aggregate_text(
     text: impl Read,
     file: CsvFile<'_>,
-    keys: &TagKeys,
+    bill_columns: &BillColumns,
     aggregator: &mut UsageAggregator,
 ) -> Result<CsvStats, ReadError> {
     let broken = |place: String, why: String| ReadError::Broken { file: file.name.to_owned(), place, why };
@@ -147,8 +147,8 @@ fn aggregate_text(
         let why = format!("it has {} columns, and a bill has {COLUMNS} at most; export it anew", headers.len());
         return Err(broken(line(), why));
     }
-    let wanted =
-        Wanted::find(names(), keys).map_err(|missing| broken(String::new(), missing_columns(&missing, names())))?;
+    let wanted = Wanted::find(names(), bill_columns)
+        .map_err(|missing| broken(String::new(), missing_columns(&missing, names())))?;
     let before = aggregator.counted_rows();
     aggregator.seen.tags.see(&wanted.tag_columns);
     let places = wanted.places();
@@ -184,7 +184,7 @@ fn aggregate_text(
                 .collect::<Result<_, _>>()
                 .map_err(|why| broken(String::new(), why))?;
             let array = |place: usize| (headers[place].as_str(), &arrays[places.binary_search(&place).unwrap_or(0)]);
-            let batch = wanted.batch(pending, array, keys);
+            let batch = wanted.batch(pending, array, &bill_columns.keys);
             let batch =
                 batch.map_err(|(column, t)| broken(format!(", column {column}"), format!("its type is {t}")))?;
             let (place, resource) = (|row| batch_rows.line(row), |row| batch_rows.resource(row));

@@ -269,12 +269,13 @@ impl Run<'_> {
             context.books.hold(version, against, words, *now).await?;
             return Ok(report);
         }
-        let Totals { lines, meters, .. } = totals;
+        let Totals { lines, cost_lines, meters, .. } = totals;
         let booking = Booking {
             version,
             against,
             files: files.files,
             lines,
+            cost_lines,
             totals: meters,
             shared_days: shared.days,
             shared_buckets: apportion::buckets(&context.read_settings.rules),

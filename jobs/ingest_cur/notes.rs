@@ -184,6 +184,7 @@ mod tests {
             ignore: vec![],
             watched: vec![],
             shared_buckets: vec![],
+            costs: vec![],
         };
         let mut totals = Totals { lines, ..Totals::default() };
         totals.seen.tags.see(tags);

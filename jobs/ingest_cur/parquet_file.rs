@@ -20,10 +20,28 @@ use crate::data_files::memory::Plan;
 use crate::data_files::object_reader::Footer;
 use crate::data_files::read_error::ReadError;
 use crate::source::{Object, Source};
+use books::usage::cost::{CURRENCY_COLUMN, CostColumn};
+use books::usage::meter::Rules;
 use books::usage::tag_key::{TagKeys, TagName, canonical_name};
 
 /// The column that names the resource of a line.
 const RESOURCE: &str = "line_item_resource_id";
+
+/// The columns that are looked for beside those that every bill has.
+#[derive(Clone, Debug)]
+pub struct BillColumns {
+    /// Of the customer tag.
+    pub keys: TagKeys,
+    /// What cost meters sum.
+    pub costs: Vec<CostColumn>,
+}
+
+impl BillColumns {
+    /// Those that the rules need.
+    pub fn of(rules: &Rules) -> Self {
+        Self { keys: TagKeys::new(&rules.tag_keys), costs: rules.cost_columns() }
+    }
+}
 
 /// The places of the columns that are read.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +50,9 @@ pub struct Wanted {
     usage_type: usize,
     line_type: usize,
     amount: usize,
+    /// Read only where a cost meter sums them.
+    costs: Vec<usize>,
+    currency: Option<usize>,
     day: usize,
     /// Read only where there is no interval.
     end: Option<usize>,
@@ -58,7 +79,8 @@ impl Wanted {
     ///
     /// # Errors
     /// The names of required columns that are missing.
-    pub fn find<'a>(names: impl Iterator<Item = &'a str>, keys: &TagKeys) -> Result<Self, Vec<&'static str>> {
+    pub fn find<'a>(names: impl Iterator<Item = &'a str>, columns: &BillColumns) -> Result<Self, Vec<&'static str>> {
+        let BillColumns { keys, costs } = columns;
         let names: Vec<(String, &str)> = names.map(|n| (canonical_name(n), n)).collect();
         let find = |name: &str| names.iter().position(|(n, _)| n == name);
         let mut missing = vec![];
@@ -77,6 +99,8 @@ impl Wanted {
             usage_type: need("line_item_usage_type", find("line_item_usage_type")),
             line_type: need("line_item_line_item_type", find("line_item_line_item_type")),
             amount: need("line_item_usage_amount", find("line_item_usage_amount")),
+            costs: costs.iter().map(|column| need(column.name(), find(column.name()))).collect(),
+            currency: (!costs.is_empty()).then(|| need(CURRENCY_COLUMN, find(CURRENCY_COLUMN))),
             day: need("line_item_usage_start_date", day),
             end: find("line_item_usage_end_date").filter(|_| interval.is_none()),
             interval,
@@ -99,8 +123,9 @@ impl Wanted {
     /// Places of all columns that each row is read for, ascending.
     pub fn places(&self) -> Vec<usize> {
         let mut places = vec![self.product, self.usage_type, self.line_type, self.amount, self.day];
-        let more = [self.end, self.interval, self.unit, self.split_parent, self.period];
+        let more = [self.end, self.interval, self.unit, self.split_parent, self.period, self.currency];
         places.extend(more.into_iter().flatten());
+        places.extend(&self.costs);
         places.extend(&self.tags);
         places.extend(&self.similar);
         places.sort_unstable();
@@ -128,6 +153,7 @@ impl Wanted {
             (name.to_owned(), array.data_type().clone())
         };
         let text = |place: usize| TextColumn::from_array(array(place).1).ok_or_else(|| wrong(place));
+        let amounts = |place: usize| Amounts::from_array(array(place).1).ok_or_else(|| wrong(place));
         let days = |place: usize| Days::from_array(array(place).1).ok_or_else(|| wrong(place));
         let tags = self.tags.iter().map(|place| {
             let (column, values) = array(*place);
@@ -144,7 +170,9 @@ impl Wanted {
             tags: tags.collect::<Result<_, _>>()?,
             // they are only looked at for a note, so one of another type is no fault
             similar: self.similar.iter().filter_map(|place| TextColumn::from_array(array(*place).1)).collect(),
-            amount: Amounts::from_array(array(self.amount).1).ok_or_else(|| wrong(self.amount))?,
+            amount: amounts(self.amount)?,
+            costs: self.costs.iter().map(|place| amounts(*place)).collect::<Result<_, _>>()?,
+            currency: self.currency.map(text).transpose()?,
             day: days(self.day)?,
             end: self.end.and_then(|place| Days::from_array(array(place).1)),
             interval: self.interval.and_then(|place| TextColumn::from_array(array(place).1)),
@@ -158,7 +186,7 @@ impl Wanted {
 pub struct ParquetFile {
     file: Arc<ColumnFile>,
     wanted: Wanted,
-    keys: TagKeys,
+    columns: BillColumns,
 }
 
 /// As [`Field`], but with text as dictionary codes.
@@ -186,14 +214,14 @@ impl ParquetFile {
         source: Arc<dyn Source>,
         object: Object,
         footer: &Footer,
-        keys: TagKeys,
+        columns: BillColumns,
         limit: u64,
     ) -> Result<Option<Self>, ReadError> {
         let Some(opened) = OpenedFile::open(source, object, footer)? else { return Ok(None) };
         let fields = opened.fields().clone();
         let names = || fields.iter().map(|f| f.name().as_str());
         let missing = |missing: Vec<&str>| opened.broken("", missing_columns(&missing, names()));
-        let wanted = Wanted::find(names(), &keys).map_err(missing)?;
+        let wanted = Wanted::find(names(), &columns).map_err(missing)?;
         let places = wanted.places();
         let coded =
             fields.iter().enumerate().map(|(i, f)| if places.contains(&i) { with_codes(f) } else { Arc::clone(f) });
@@ -201,10 +229,10 @@ impl ParquetFile {
         let empty = RecordBatch::new_empty(Arc::clone(file.schema()));
         let array = |place: usize| (file.schema().field(place).name().as_str(), empty.column(place));
         // a column without a value may have any type: whether it has one is seen when it is decoded
-        if let Err((column, data_type)) = wanted.batch(0, array, &keys) {
+        if let Err((column, data_type)) = wanted.batch(0, array, &columns.keys) {
             return Err(file.broken(&format!(", column {column}"), wrong_type(&data_type)));
         }
-        Ok(Some(Self { file: Arc::new(file), wanted, keys }))
+        Ok(Some(Self { file: Arc::new(file), wanted, columns }))
     }
 
     pub fn row_groups(&self) -> usize {
@@ -259,7 +287,7 @@ impl ParquetFile {
         plan: &Plan,
         aggregator: &mut UsageAggregator,
     ) -> Result<u64, ReadError> {
-        let Self { file, wanted, keys } = self;
+        let Self { file, wanted, columns: BillColumns { keys, .. } } = self;
         let before = aggregator.counted_rows();
         aggregator.seen.tags.see(&wanted.tag_columns);
         let places = wanted.places();

@@ -15,7 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::aggregate::{UsageAggregator, WaitingLine, WantedLines};
 use super::csv;
-use super::parquet_file::{ParquetFile, texts};
+use super::parquet_file::{BillColumns, ParquetFile, texts};
 use crate::context::ReadSettings;
 use crate::data_files::budget::Budget;
 use crate::data_files::column_file;
@@ -25,7 +25,6 @@ use crate::source::{Object, Source};
 use books::units::calendar::Month;
 use books::usage::bill::BillFile;
 use books::usage::meter::Rules;
-use books::usage::tag_key::TagKeys;
 
 /// Files that are opened ahead, with their footers.
 const OPEN_AHEAD: usize = 4;
@@ -85,7 +84,7 @@ struct Found {
 struct Shared {
     source: Arc<dyn Source>,
     objects: Vec<Object>,
-    keys: TagKeys,
+    columns: BillColumns,
     rules: Arc<Rules>,
     month: Month,
     pool: Mutex<Vec<UsageAggregator>>,
@@ -140,8 +139,8 @@ impl Shared {
         };
         let object = self.objects[file].clone();
         let permit = Arc::new(self.budget.footer(&self.source.name(&object.key), &footer).await?);
-        let (source, keys) = (Arc::clone(&self.source), self.keys.clone());
-        let opened = ParquetFile::open(source, object, &footer, keys, self.largest_group)?;
+        let (source, columns) = (Arc::clone(&self.source), self.columns.clone());
+        let opened = ParquetFile::open(source, object, &footer, columns, self.largest_group)?;
         let Some(parquet) = opened.map(Arc::new) else { return Ok(vec![ReadUnit::Skipped { groups: 0 }]) };
         let groups = match &self.wanted {
             Some(wanted) => parquet.groups_with(&footer, wanted)?,
@@ -161,7 +160,7 @@ impl Shared {
                 let aggregator = self.take();
                 let object = self.objects[file].clone();
                 let (aggregator, facts) =
-                    csv::aggregate(Arc::clone(&self.source), object, self.keys.clone(), aggregator).await?;
+                    csv::aggregate(Arc::clone(&self.source), object, self.columns.clone(), aggregator).await?;
                 self.give_back(aggregator);
                 let (rows, counted_rows, lacks_tag) = (facts.rows, facts.counted_rows, facts.lacks_tag);
                 Ok(Found { file, rows, counted_rows, lacks_tag, bytes: self.objects[file].size, ..Found::default() })
@@ -250,7 +249,7 @@ pub(super) async fn read_listing(
     let shared = Arc::new(Shared {
         source: Arc::clone(source),
         objects: objects.to_vec(),
-        keys: TagKeys::new(&rules.tag_keys),
+        columns: BillColumns::of(rules),
         rules: Arc::clone(rules),
         month,
         pool: Mutex::default(),
@@ -312,8 +311,8 @@ async fn name_listed(whole: &mut UsageAggregator, shared: &Shared) -> Result<(),
         let Some(object) = shared.objects.iter().find(|object| *object.key == *file) else { continue };
         let footer = column_file::footer(&shared.source, object).await?;
         let _footer = shared.budget.footer(&file, &footer).await?;
-        let (source, keys) = (Arc::clone(&shared.source), shared.keys.clone());
-        let opened = ParquetFile::open(source, object.clone(), &footer, keys, shared.largest_group)?;
+        let (source, columns) = (Arc::clone(&shared.source), shared.columns.clone());
+        let opened = ParquetFile::open(source, object.clone(), &footer, columns, shared.largest_group)?;
         let Some(parquet) = opened else { continue };
         for (group, rows) in groups {
             let _memory = shared.budget.group_memory(parquet.resource_bytes(group)).await?;
@@ -330,14 +329,14 @@ async fn name_listed(whole: &mut UsageAggregator, shared: &Shared) -> Result<(),
 /// Looks up the resources of faulty lines that are named. A bill without faults is read without
 /// that column.
 async fn name_resources(whole: &mut UsageAggregator, shared: &Shared) -> Result<(), ReadError> {
-    for ((file, group), rows) in whole.faults().without_resource() {
+    for ((file, group), rows) in whole.without_resource() {
         let Some(object) = shared.objects.iter().find(|object| object.key == file) else { continue };
         let footer = column_file::footer(&shared.source, object).await?;
-        let (source, keys) = (Arc::clone(&shared.source), shared.keys.clone());
-        let opened = ParquetFile::open(source, object.clone(), &footer, keys, shared.largest_group)?;
+        let (source, columns) = (Arc::clone(&shared.source), shared.columns.clone());
+        let opened = ParquetFile::open(source, object.clone(), &footer, columns, shared.largest_group)?;
         let Some(parquet) = opened else { continue };
         let resources = parquet.resources(group, rows).await?;
-        whole.faults_mut().name_resources(&file, group, &resources);
+        whole.name_resources(&file, group, &resources);
     }
     Ok(())
 }

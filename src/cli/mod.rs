@@ -21,6 +21,7 @@ mod health;
 mod ingest;
 mod known_customer;
 mod log;
+mod margin;
 mod measured;
 mod notifications;
 mod payload;
@@ -111,6 +112,8 @@ enum Command {
     Shared(shared::Args),
     /// Show what the metered lines of invoices will say, in currency: what the next push leads to
     Bill(bill::Args),
+    /// Show what customers are billed, less what AWS charges for their use
+    Margin(margin::Args),
     /// Write a customer's statement of a billing period, as the customer reads it
     Statement(statement::Args),
     /// Show where a charge comes from: its billing target, events, entries of the ledger and
@@ -249,6 +252,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
             Command::Accuracy(args) => accuracy::run(args, &config, now).await,
             Command::Shared(args) => shared::run(args, &config, now).await,
             Command::Bill(args) => bill::run(args, &config, now).await,
+            Command::Margin(args) => margin::run(args, &config, now).await,
             Command::Statement(args) => statement::run(args, &config, now).await,
             Command::Explain(args) => explain::run(args, &config, now).await,
             Command::Versions(args) => versions::run(args, &config).await,

@@ -45,6 +45,14 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
         Action::Apply { file, dry_run } => {
             let name = file.display();
             let plans = read(&file)?;
+            let prices_cost = |plan: &Plan| {
+                Some((plan.name.clone(), config.cost_names().into_keys().find(|name| plan.meters.contains_key(name))?))
+            };
+            if let Some((plan, cost)) = plans.iter().find_map(prices_cost) {
+                let why =
+                    format!("`{cost}` is a cost meter: what AWS charges is no usage, and has no price and no limit");
+                return Err(BadUsage(format!("{name}: plan `{plan}`: {why}; nothing was applied")).into());
+            }
             let versions: Vec<String> = plans.iter().map(|p| format!("{} from {}", p.name, p.effective_from)).collect();
             let open = if dry_run { Open::DRY_RUN } else { Open::MIGRATED };
             let books = wiring::open_books(config, open).await?;

@@ -141,6 +141,15 @@ fn show(s: &Overview, config: &Config, now: Timestamp) {
             line("billing", format!("as summed by the audit {}", ago(at, now)));
         }
     }
+    for of in &s.books.costs {
+        let [attributed, unattributed, excluded] =
+            [of.attributed, of.unattributed, of.excluded].map(crate::format::two_decimals);
+        let (name, currency, bill) = (&of.meter, &of.currency, format!("{} {}", of.payer, of.month));
+        line(
+            "AWS cost",
+            format!("{bill}, {name}: {attributed} {currency}, without a customer {unattributed}, excluded {excluded}"),
+        );
+    }
     for (meter, drift) in s.drifts() {
         line("Stripe", format!("{meter}: totals are {} off, as last compared", print::quantity(drift)));
     }

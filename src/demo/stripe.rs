@@ -22,9 +22,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::step::step;
 use crate::config::{Config, Secret, StripeMeterConfig};
 use crate::exit::Exit;
+use crate::margin::margins;
 use crate::print;
 use crate::print::bill::View;
 use crate::print::reconcile::MOST;
+use crate::statement::StatementSettings;
 
 /// The key of an account that does not exist.
 const KEY: &str = "sk_test_demo";
@@ -112,6 +114,12 @@ pub(super) async fn bill(
         let wanted = WantedBills { customer: Some(customer.clone()), periods: WantedPeriods::Current };
         let found = bills(&context.books, &context.billing, wanted, later).await?;
         print::bill::show(&found, View::Lines, &config.units());
+        print::out("");
+        print::out(&format!("$ meter margin {customer}"));
+        let wanted = WantedBills { customer: Some(customer.clone()), periods: WantedPeriods::Current };
+        let settings = StatementSettings::new(&config, crate::wiring::billing(&config.stripe)?);
+        let found = margins(&context.books, &settings, wanted, Month::of(later), later).await?;
+        print::margin::show(&found, View::Lines);
     }
     let counts = stripe.world().counts();
     print::out("");

@@ -9,6 +9,7 @@ use books::limits::budget::BudgetChange;
 use books::units::calendar::Month;
 use books::units::money::Currency;
 use books::units::quantity::{Quantity, UNIT};
+use books::usage::cost::CostColumn;
 use fake_aws::Spec;
 use jiff::Timestamp;
 use jobs::context::Context;
@@ -22,7 +23,7 @@ use super::meeting;
 use super::shared;
 use super::step::step;
 use super::stripe;
-use crate::config::{Config, DatabaseConfig, ExportConfig, FormatConfig, StripeConfig};
+use crate::config::{Config, CostMeterConfig, DatabaseConfig, ExportConfig, FormatConfig, StripeConfig};
 use crate::exit::Exit;
 use crate::health::MADE_BY_DEMO;
 use crate::wiring::{self, Open};
@@ -44,6 +45,7 @@ pub(super) async fn run(folder: &Path, now: Timestamp) -> anyhow::Result<(Config
             region: None,
             endpoint: None,
         }],
+        cost_meters: cost_meters(),
         shared_buckets: vec![shared::config(folder)],
         stripe: StripeConfig { meters: stripe::meters(), ..StripeConfig::default() },
         database: DatabaseConfig { url: folder.join("meter.db").display().to_string(), ..DatabaseConfig::default() },
@@ -103,6 +105,19 @@ pub(super) async fn run(folder: &Path, now: Timestamp) -> anyhow::Result<(Config
     let audit = context.books.verify().await?;
     print::audit::show(&audit);
     Ok((config, print::audit::exit(&audit)))
+}
+
+/// What AWS charges for each meter.
+fn cost_meters() -> Vec<CostMeterConfig> {
+    let cost = |name: &str, of: &str| CostMeterConfig {
+        name: name.into(),
+        cost_of: Some(of.into()),
+        products: vec![],
+        usage_types: vec![],
+        line_types: vec![],
+        amount_column: CostColumn::Unblended.name().into(),
+    };
+    vec![cost("chime_cost", "chime_minutes"), cost("storage_cost", "storage_gb"), cost("transfer_cost", "transfer_gb")]
 }
 
 /// Minutes, credentials and prices of the demo's plan, made to fit its bill: half of what the first

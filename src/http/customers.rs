@@ -3,13 +3,16 @@
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use books::Database;
+use books::units::calendar::Month;
 use jiff::Timestamp;
+use jobs::push_stripe::bill::{WantedBills, WantedPeriods};
 use serde::Deserialize;
 
 use super::jobs::PAGE_WAIT;
 use super::page::{Page, unavailable};
 use super::server::{Server, Shared};
-use crate::statement::statement;
+use crate::margin::margins;
+use crate::statement::{Statement, statement};
 use crate::ui::{self, CustomerView};
 
 /// Customers that the search lists.
@@ -56,12 +59,22 @@ async fn one(server: &Server, books: &Database, id: &str) -> anyhow::Result<Page
         true => None,
         false => statement(books, &server.statements, id, starts, now).await?,
     };
+    let period = |of: &Statement| of.period_start.as_second()..of.period_start.as_second() + 1;
+    let margin = match statement.as_ref().filter(|_| !server.statements.costs.is_empty()) {
+        None => None,
+        Some(of) => {
+            let wanted = WantedBills { customer: Some(id.to_owned()), periods: WantedPeriods::Begin(period(of)) };
+            let found = margins(books, &server.statements, wanted, Month::of(of.period_start), now).await?;
+            found.customers.into_iter().next()
+        }
+    };
     let events = books.meter_events(None, Some(id.to_owned()), NEWEST).await?;
     let notifications = books.notifications(None, Some(id.to_owned()), NEWEST).await?;
     let view = CustomerView {
         customer,
         entitlements: &entitlements,
         statement: statement.as_ref(),
+        margin: margin.as_ref(),
         events: &events,
         notifications: &notifications,
         settings: &server.statements,

@@ -26,7 +26,7 @@ const NOTES: [(NoteKind, &str); 4] = [
 ];
 
 /// Name, help, labels.
-const TABLE: [(&str, &str, &[&str]); 55] = [
+const TABLE: [(&str, &str, &[&str]); 56] = [
     ("meter_snapshot_timestamp_seconds", "When the gauges of the books were read.", &[]),
     ("meter_snapshot_customers_timestamp_seconds", "When the gauges of all customers were read.", &[]),
     ("meter_snapshot_duration_seconds", "How long reading them took.", &[]),
@@ -82,6 +82,7 @@ const TABLE: [(&str, &str, &[&str]); 55] = [
     ("meter_billing_units", "What became of all usage; the sum of the parts is what is booked.", &["meter", "part"]),
     ("meter_billing_money", "Worth of some parts at the plans' prices.", &["meter", "part", "currency"]),
     ("meter_open_bills_money", "The same of the billing periods that go on.", &["meter", "part", "currency"]),
+    ("meter_aws_cost_money", "What AWS charges in the newest bill of each payer.", &["meter", "part", "currency"]),
     ("meter_stripe_oldest_deferred_seconds", "For how long the oldest of those that are to be billed has waited.", &[]),
     ("meter_notifications", "Notifications to the web backend.", &["state"]),
     ("meter_notification_oldest_pending_seconds", "Age of the oldest one that was not delivered yet.", &[]),
@@ -149,6 +150,7 @@ pub(super) fn of(overview: &Overview, meters: &[String]) -> prometheus::Result<V
     usage(&board, overview, meters)?;
     measured(&board, overview, meters)?;
     shares(&board, overview)?;
+    costs(&board, overview)?;
     customers(&board, overview, meters)?;
     stripe(&board, overview, meters)?;
     board.at("meter_books_verified_timestamp_seconds", &[], overview.audit.at)?;
@@ -299,6 +301,21 @@ fn shares(board: &Board, overview: &Overview) -> prometheus::Result<()> {
             let ratio = coverage(predicted, shares.iter().map(|share| share.billed).sum()).unwrap_or(10_000);
             board.set("meter_shared_bucket_coverage_ratio", &[bucket, meter], Decimal::new(ratio, 4))?;
         }
+    }
+    Ok(())
+}
+
+fn costs(board: &Board, overview: &Overview) -> prometheus::Result<()> {
+    let mut sums: BTreeMap<(&str, &str, &str), Quantity> = BTreeMap::new();
+    for of in &overview.books.costs {
+        for (part, cost) in
+            [("attributed", of.attributed), ("unattributed", of.unattributed), ("excluded", of.excluded)]
+        {
+            *sums.entry((&of.meter, part, &of.currency)).or_default() += cost;
+        }
+    }
+    for ((meter, part, currency), cost) in sums {
+        board.set("meter_aws_cost_money", &[meter, part, currency], cost)?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use books::shared_bucket::shares::ShareState;
 use books::units::quantity::Quantity;
+use books::usage::cost::cost_meter;
 use jobs::ingest_cur::hold::accept_command;
 use jobs::ingest_cur::{IngestOutcome, IngestReport, SharedDayReport, hold};
 
@@ -90,10 +91,13 @@ pub(crate) fn show(report: &IngestReport, config: &Config) {
         out(&format!("  note: {note}"));
     }
     if report.outcome != IngestOutcome::Applied && !report.largest_changes.is_empty() {
-        let unit = |meter: &str| config.meters.iter().find(|m| m.name == meter).map_or("", |m| m.unit.as_str());
+        let unit = |meter: &str| match cost_meter(meter) {
+            Some((_, currency)) => currency.to_owned(),
+            None => config.meters.iter().find(|m| m.name == meter).map_or(String::new(), |m| m.unit.clone()),
+        };
         let rows = report.largest_changes.iter().map(|c| {
             let name = format!("  {}", customer(&c.customer));
-            vec![name, c.meter.clone(), change(c.delta), unit(&c.meter).to_owned()]
+            vec![name, c.meter.clone(), change(c.delta), unit(&c.meter)]
         });
         super::table(&["  largest changes", "meter", ">change", "unit"], rows.collect());
     }

@@ -13,6 +13,7 @@ pub(crate) mod explain_block;
 pub(crate) mod explain_share;
 pub(crate) mod ingest;
 pub(crate) mod items;
+pub(crate) mod margin;
 pub(crate) mod months;
 pub(crate) mod notifications;
 pub(crate) mod push;

@@ -6,12 +6,14 @@ use books::limits::entitlement::Entitlement;
 use books::limits::notification::Notification;
 use books::stripe::meter_event::MeterEvent;
 use books::units::money::Currency;
+use books::units::quantity::Quantity;
 use jiff::Timestamp;
 use maud::{Markup, html};
 
 use super::format::{self, ago, instant, quantity};
 use super::layout::{Here, Tone, document, icon, scroll};
 use super::{statement, usage};
+use crate::margin::{CustomerMargin, MarginLine};
 use crate::statement::{Statement, StatementSettings};
 
 /// What the page of a customer shows.
@@ -21,6 +23,8 @@ pub struct CustomerView<'a> {
     pub entitlements: &'a [Entitlement],
     /// The newest billing period; none when no bill can be made.
     pub statement: Option<&'a Statement>,
+    /// Of the same period; none when nothing is known of costs.
+    pub margin: Option<&'a CustomerMargin>,
     /// The newest ones first.
     pub events: &'a [MeterEvent],
     pub notifications: &'a [Notification],
@@ -57,6 +61,10 @@ pub fn customer(view: &CustomerView<'_>, now: Timestamp) -> String {
         (entitlements(view, now))
         h2 { "What will be billed" }
         (money(view))
+        @if let Some(margin) = view.margin {
+            h2 { "What AWS charges, and what is left" }
+            (costs(margin, view))
+        }
         @if let Some(statement) = view.statement { div.report { (statement::usage_by_day(statement)) } }
         h2 { "Meter events" }
         (events(view, now))
@@ -138,6 +146,54 @@ fn money(view: &CustomerView<'_>) -> Markup {
             }
         }
         @if waiting { p.soft.block { code { "meter bill " (of.customer) } " says what some of it waits for." } }
+    }
+}
+
+/// Revenue less cost of the period, meter by meter.
+fn costs(of: &CustomerMargin, view: &CustomerView<'_>) -> Markup {
+    let amount = |amount: Option<Quantity>, currency: &str| match amount {
+        Some(amount) => html! { span title=(amount) { (format::two_decimals(amount)) "\u{a0}" (currency) } },
+        None => html! { "–" },
+    };
+    let row = |line: &MarginLine| {
+        html! {
+            tr {
+                th.whole scope="row" { (name(view, &line.meter)) }
+                td.n data-label="Billed" { (amount(line.revenue, &line.currency)) }
+                td.n data-label="AWS's cost" { (amount(Some(line.cost), &line.currency)) }
+                td.n data-label="Margin" { (amount(line.margin, &line.currency)) }
+            }
+        }
+    };
+    let own = of.currency.to_string();
+    let table = html! {
+        table.stack {
+            thead {
+                tr {
+                    th scope="col" { "What" }
+                    th.n scope="col" { "Billed" }
+                    th.n scope="col" { "AWS's cost" }
+                    th.n scope="col" { "Margin" }
+                }
+            }
+            tbody { @for line in &of.lines { (row(line)) } }
+            tfoot {
+                tr {
+                    th scope="row" { "Together" }
+                    td.n { (amount(of.revenue, &own)) }
+                    td.n { (amount(Some(of.costs.get(&own).copied().unwrap_or_default()), &own)) }
+                    td.n { (amount(of.margin, &own)) }
+                }
+            }
+        }
+    };
+    let is_foreign = of.costs.keys().any(|currency| *currency != own);
+    html! {
+        (scroll("Revenue and costs", table))
+        p.soft.block {
+            "Costs are those of " (of.first_day) " through " (of.last_day) ", as far as AWS has billed them. Base prices, taxes and Stripe's fees are not in it."
+            @if is_foreign { " Costs in another currency are not converted, so there is no margin." }
+        }
     }
 }
 

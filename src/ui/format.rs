@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use maud::{Markup, html};
 
-pub(super) use crate::format::{bytes, customer, limit_reached, of_it_measured, quantity, span};
+pub(super) use crate::format::{bytes, customer, limit_reached, of_it_measured, quantity, span, two_decimals};
 use crate::format::{group, url_encoded};
 
 /// A count with separators: `1,234,567`.

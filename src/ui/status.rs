@@ -46,7 +46,7 @@ pub fn status(view: &StatusView<'_>, now: Timestamp) -> String {
         (tiles::tiles(view, now))
         h2 { "Usage" }
         (usage::cards(view))
-        h2 { "Customers at their limit" }
+        h2 #limits { "Customers at their limit" }
         (near_limit(view, now))
         h2 { "Entitlements" }
         (entitlements(view, now))

@@ -1,13 +1,15 @@
 //! The figures at a glance: one tile each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use books::audit::stats::Decisions;
 use books::units::money::Currency;
+use books::units::quantity::Quantity;
 use jiff::{SignedDuration, Timestamp};
 use maud::{Markup, html};
 
 use super::StatusView;
-use super::format::{ago, bytes, count, counted, date, long_day, span};
+use super::format::{ago, bytes, count, counted, date, long_day, span, two_decimals};
 use super::layout::{Tone, icon};
 use crate::health::NO_WEBHOOK;
 use crate::queue::{JobState, WorkerState};
@@ -40,7 +42,7 @@ impl Tile {
 
 pub(super) fn tiles(view: &StatusView<'_>, now: Timestamp) -> Markup {
     let tiles = [
-        money(view, now),
+        blocked(view),
         bill(view, now),
         day(view, now),
         ledger(view),
@@ -52,6 +54,7 @@ pub(super) fn tiles(view: &StatusView<'_>, now: Timestamp) -> Markup {
         notifications(view, now),
         database(view),
     ];
+    let tiles = [money(view, now)].into_iter().chain(costs(view)).chain(tiles);
     html! {
         dl.tiles {
             @for tile in tiles {
@@ -68,6 +71,13 @@ pub(super) fn tiles(view: &StatusView<'_>, now: Timestamp) -> Markup {
             }
         }
     }
+}
+
+/// Who cannot go on, and who soon cannot.
+fn blocked(view: &StatusView<'_>) -> Tile {
+    let of = |count: fn(&Decisions) -> i64| view.overview.customers.decisions.values().map(count).sum::<i64>();
+    let tile = Tile::new("Limits reached", html! { a href="#limits" { (count(of(|d| d.blocked))) } });
+    tile.line(html! { "by a customer and meter; " (count(of(|d| d.near))) " near" })
 }
 
 fn none() -> Markup {
@@ -96,6 +106,25 @@ fn money(view: &StatusView<'_>, now: Timestamp) -> Tile {
         @if let Some(at) = view.overview.audit.at { "as audited " (ago(at, now)) "; " }
         code { "meter bill" } " has each customer's"
     })
+}
+
+/// What AWS charges in the newest bills, by currency; none without cost meters.
+fn costs(view: &StatusView<'_>) -> Option<Tile> {
+    let costs = &view.overview.books.costs;
+    let mut sums: BTreeMap<&str, (Quantity, Quantity)> = BTreeMap::new();
+    for of in costs {
+        let sum = sums.entry(&of.currency).or_default();
+        *sum = (sum.0 + of.attributed + of.unattributed, sum.1 + of.unattributed);
+    }
+    let written = |currency: &str, amount: Quantity| format!("{}\u{a0}{currency}", two_decimals(amount));
+    let amounts: Vec<String> = sums.iter().map(|(currency, (all, _))| written(currency, *all)).collect();
+    let months: BTreeSet<&str> = costs.iter().map(|of| of.month.as_str()).collect();
+    let months = months.into_iter().collect::<Vec<_>>().join(", ");
+    let tile = Tile::new("AWS's cost in the newest bill", html! { (amounts.join(" and ")) });
+    let tile = sums.iter().filter(|(_, (_, nobody))| !nobody.is_zero()).fold(tile, |tile, (currency, (_, nobody))| {
+        tile.line(html! { (written(currency, *nobody)) " of it without a customer" })
+    });
+    (!costs.is_empty()).then(|| tile.line(html! { "of " (months) "; " code { "meter margin" } " has each customer's" }))
 }
 
 /// With several payers, the oldest of their newest bills.

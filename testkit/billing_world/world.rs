@@ -142,6 +142,7 @@ fn context(books: Database, billing: BillingSettings) -> Context {
             ignore: vec![],
             watched: vec![],
             shared_buckets: vec![],
+            costs: vec![],
         }),
         enforcement: Arc::new(EnforcementSettings::default()),
         measuring: Arc::default(),

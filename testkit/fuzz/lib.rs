@@ -101,6 +101,7 @@ static SETTINGS: LazyLock<ReadSettings> = LazyLock::new(|| {
         ignore: vec![],
         watched: vec![Pattern::product("AmazonChime*").unwrap()],
         shared_buckets: vec![],
+        costs: vec![],
     });
     settings.limits = ReadLimits { parallel: 1, memory_bytes: 24 << 20, fan_out_bytes: None };
     settings

@@ -22,6 +22,7 @@ const SRC: &[&str] = &[
     "wiring",
     "plan_file",
     "statement",
+    "margin",
     "statement_link",
     "health",
     "metrics",

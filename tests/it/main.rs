@@ -39,6 +39,7 @@ mod kill;
 mod known_customers;
 mod large_booking;
 mod machine_input;
+mod margin;
 mod measurements;
 mod messages;
 mod meters;

@@ -39,7 +39,7 @@ pub(crate) fn files(below: &Path, ending: &str) -> Vec<PathBuf> {
 }
 
 /// Keys that a configuration has only when somebody says so.
-const OPTIONAL: [&str; 38] = [
+const OPTIONAL: [&str; 45] = [
     "database.rows_quota.read",
     "database.rows_quota.written",
     "tag_key",
@@ -52,6 +52,13 @@ const OPTIONAL: [&str; 38] = [
     "exports[].region",
     "exports[].endpoint",
     "meters[].display_name",
+    "cost_meters",
+    "cost_meters[].name",
+    "cost_meters[].cost_of",
+    "cost_meters[].products",
+    "cost_meters[].usage_types",
+    "cost_meters[].line_types",
+    "cost_meters[].amount_column",
     "guard.day_change_percent",
     "notifications.url",
     "operator.status_page",

@@ -21,6 +21,7 @@ use crate::stripe::restore::billing_hold;
 use crate::units::calendar::{Day, Month, instant};
 use crate::units::quantity::Quantity;
 use crate::usage::bill::{BillNote, NoteKind};
+use crate::usage::cost::billed_costs;
 
 /// Customers that are named, at most.
 const NAMED: u32 = 20;
@@ -124,6 +125,7 @@ pub async fn books_stats(c: &Connection, now: Timestamp) -> Result<BooksStats, B
         (notifications, operator_messages),
         accuracy,
         shares,
+        costs,
         entries,
         overdue,
         enforced,
@@ -135,6 +137,7 @@ pub async fn books_stats(c: &Connection, now: Timestamp) -> Result<BooksStats, B
         notifications(c),
         kept_accuracy(c),
         booked_shares(c, first, today),
+        billed_costs(c, None),
         first_row(c, entries, ()),
         first_row(c, overdue, params![now.as_second()]),
         first_row(c, enforced, ()),
@@ -155,6 +158,7 @@ pub async fn books_stats(c: &Connection, now: Timestamp) -> Result<BooksStats, B
         operator_messages,
         accuracy,
         shares,
+        costs,
         size_bytes,
     })
 }

@@ -28,9 +28,11 @@ pub struct UsageTooLarge {
 }
 
 impl UsageAggregator {
-    /// What is wrong when there is more than a bill has of what stays in memory.
+    /// What is wrong when there is more than a bill has of what stays in memory, or costs in
+    /// several currencies.
     pub fn too_much(&self) -> Option<String> {
-        self.too_many_kinds().or_else(|| self.too_many_customers())
+        let costs = self.costs.as_ref().and_then(|costs| costs.too_much());
+        self.too_many_kinds().or_else(|| self.too_many_customers()).or(costs).or_else(|| self.no_one_currency())
     }
 
     fn too_many_customers(&self) -> Option<String> {
@@ -72,6 +74,7 @@ mod tests {
             ignore: vec![],
             watched: vec![],
             shared_buckets: vec![],
+            costs: vec![],
         };
         let new = || UsageAggregator::new(Arc::new(rules.clone()), "2026-10".parse().unwrap());
         for (length, most, said) in

@@ -21,7 +21,7 @@ use books::units::calendar::Month;
 use books::usage::meter::Rules;
 
 /// Must be changed whenever the form changes, or what may be in it.
-pub(crate) const PARTIAL_SUMS_VERSION: u32 = 5;
+pub(crate) const PARTIAL_SUMS_VERSION: u32 = 6;
 /// Bytes of unpacked text; a longer text is refused.
 const LARGEST: u64 = 4 << 30;
 
@@ -47,10 +47,20 @@ struct Partial {
     seen: Seen,
     /// Meter, kind, and the faulty lines.
     faults: Vec<(u8, FaultKind, Group)>,
+    /// Numbers of the currencies, in sums of costs.
+    currencies: Vec<u32>,
+    costs: Option<Box<Partial>>,
 }
 
 impl UsageAggregator {
     pub(crate) fn pack(&self) -> std::io::Result<Vec<u8>> {
+        let mut packed = ZlibEncoder::new(vec![], Compression::fast());
+        serde_json::to_writer(&mut packed, &self.partial())?;
+        packed.flush()?;
+        packed.finish()
+    }
+
+    fn partial(&self) -> Partial {
         let meters = self.rules.meters.len().max(1);
         let block = |(place, block): (usize, &u32)| {
             let days = self.sums.blocks[idx(*block) - 1].iter().copied().enumerate().filter(|(_, sum)| *sum != 0);
@@ -60,7 +70,7 @@ impl UsageAggregator {
             let k = s.key;
             (k.product, k.usage_type, k.line_type, k.unit, s.lines, s.tagged, s.sum)
         };
-        let partial = Partial {
+        Partial {
             form: PARTIAL_SUMS_VERSION,
             names: self.names.texts.iter().map(ToString::to_string).collect(),
             line_groups: self.line_groups.iter().map(line_group).collect(),
@@ -73,11 +83,9 @@ impl UsageAggregator {
             long_lines: self.long_lines,
             seen: self.seen.clone(),
             faults: self.faults.0.iter().map(|((meter, kind), group)| (*meter, *kind, group.clone())).collect(),
-        };
-        let mut packed = ZlibEncoder::new(vec![], Compression::fast());
-        serde_json::to_writer(&mut packed, &partial)?;
-        packed.flush()?;
-        packed.finish()
+            currencies: self.money.iter().flat_map(|money| money.currencies.iter().copied()).collect(),
+            costs: self.costs.as_ref().map(|costs| Box::new(costs.partial())),
+        }
     }
 
     /// Unpacks an aggregator of the same rules and month.
@@ -92,6 +100,18 @@ impl UsageAggregator {
             return Err(format!("form {} where {PARTIAL_SUMS_VERSION} is known", partial.form));
         }
         let mut aggregator = Self::new(rules, month);
+        aggregator.put_in(partial)?;
+        Ok(aggregator)
+    }
+
+    /// Puts stored sums into an empty aggregator.
+    fn put_in(&mut self, partial: Partial) -> Result<(), String> {
+        let aggregator = self;
+        match (&mut aggregator.costs, partial.costs) {
+            (None, None) => {}
+            (Some(costs), Some(stored)) => costs.put_in(*stored)?,
+            _ => return Err("it has costs that the rules do not sum, or lacks them".to_owned()),
+        }
         let names: Vec<u32> = partial.names.iter().map(|text| aggregator.names.intern(text)).collect();
         let customers: Vec<u32> = partial.customers.iter().map(|text| aggregator.customers.intern(text)).collect();
         let unknown = |what: &str, n: u32| format!("{what} number {n} has no name");
@@ -139,6 +159,11 @@ impl UsageAggregator {
         }
         aggregator.faults =
             Faults(partial.faults.into_iter().map(|(meter, kind, group)| ((meter, kind), group)).collect());
-        Ok(aggregator)
+        if let Some(money) = &mut aggregator.money {
+            for code in partial.currencies {
+                money.currencies.insert(names.get(idx(code)).copied().ok_or_else(|| unknown("text", code))?);
+            }
+        }
+        Ok(())
     }
 }

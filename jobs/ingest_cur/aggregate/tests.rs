@@ -5,9 +5,9 @@ use arrow::datatypes::Int32Type;
 use proptest::prelude::*;
 
 use super::*;
-use crate::ingest_cur::parquet_file::Wanted;
+use crate::ingest_cur::parquet_file::{BillColumns, Wanted};
+use books::usage::bill::{ClaimKind, MeterTotals};
 use books::usage::meter::{IgnoreRule, Meter, Pattern, USAGE_LINE_TYPES};
-use books::usage::tag_key::TagKeys;
 
 const COLUMNS: [&str; 8] = [
     "line_item_product_code",
@@ -38,7 +38,14 @@ fn rules() -> Rules {
         factor: "1".parse().unwrap(),
     };
     let ignore = vec![IgnoreRule { products: product(), usage_types: usage("Requests") }];
-    Rules { tag_keys: vec!["who".into()], meters: vec![meter], ignore, watched: product(), shared_buckets: vec![] }
+    Rules {
+        tag_keys: vec!["who".into()],
+        meters: vec![meter],
+        ignore,
+        watched: product(),
+        shared_buckets: vec![],
+        costs: vec![],
+    }
 }
 
 fn aggregator() -> UsageAggregator {
@@ -52,9 +59,9 @@ fn add(aggregator: &mut UsageAggregator, rows: &[Row], first_row: u64) {
         Arc::new(texts)
     };
     let arrays: Vec<ArrayRef> = (0..COLUMNS.len()).map(column).collect();
-    let keys = TagKeys::new(&["who".to_owned()]);
-    let wanted = Wanted::find(COLUMNS.into_iter(), &keys).unwrap();
-    let batch = wanted.batch(rows.len(), |place| (COLUMNS[place], &arrays[place]), &keys).unwrap();
+    let columns = BillColumns::of(&rules());
+    let wanted = Wanted::find(COLUMNS.into_iter(), &columns).unwrap();
+    let batch = wanted.batch(rows.len(), |place| (COLUMNS[place], &arrays[place]), &columns.keys).unwrap();
     let place = |row| first_row + u64::try_from(row).unwrap();
     let origin = Origin { file: "f", row_group: Some(0), place: &place, resource: &|row| Some(format!("r{row}")) };
     aggregator.add(&batch, &origin);

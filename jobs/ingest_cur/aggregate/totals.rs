@@ -18,6 +18,9 @@ pub struct Totals {
     pub billed_days: Vec<BilledDay>,
     /// Every kind of line of the watched products.
     pub lines: Vec<LineKind>,
+    /// Every kind of line that a cost meter claims; `amount` is money.
+    pub cost_lines: Vec<LineKind>,
+    /// Of usage, then of costs.
     pub meters: Vec<MeterTotals>,
     /// Rows that a meter counted.
     pub counted_rows: u64,

@@ -6,10 +6,11 @@
 
 use testkit::suite_database::run_over_a_server;
 
-const SUITES: [&str; 18] = [
+const SUITES: [&str; 19] = [
     "access_logs::",
     "accuracy::",
     "apportion::",
+    "costs::",
     "due::",
     "enforce::",
     "erased::",

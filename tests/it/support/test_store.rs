@@ -298,6 +298,7 @@ impl TestStore {
             ignore: vec![],
             watched: vec![],
             shared_buckets: vec![],
+            costs: vec![],
         };
         let read_settings = ReadSettings::new(rules);
         let enforcement = Arc::new(jobs::context::EnforcementSettings::default());
