@@ -155,7 +155,7 @@ fn a_finding_is_a_message_when_it_begins_and_when_it_ends_and_workers_send_it_on
     dead(&place, "probe");
     begin(&place, "probe");
     took.until(&operator, 2);
-    assert!(took.slack[1].contains("began (warning): 1 job(s) of probe are dead"), "{took:?}");
+    assert!(took.slack[1].contains("began (warning): 1 job of probe is dead"), "{took:?}");
     // one worker is killed, and another one starts
     first.signal(Signal::SIGKILL);
     drop(first);
@@ -165,7 +165,7 @@ fn a_finding_is_a_message_when_it_begins_and_when_it_ends_and_workers_send_it_on
     until(&place, "SELECT count(gone_at) FROM findings WHERE alert = 'MeterDeadJobs'", "1");
     place.execute("UPDATE findings SET gone_at = gone_at - 3600");
     took.until(&operator, 3);
-    assert!(took.slack[2].contains("ended: 1 job(s) of probe are dead"), "{took:?}");
+    assert!(took.slack[2].contains("ended: 1 job of probe is dead"), "{took:?}");
     // whatever was sent twice would have come before this one
     dead(&place, "sync_stripe");
     begin(&place, "sync_stripe");
