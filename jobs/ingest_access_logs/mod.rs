@@ -98,9 +98,14 @@ async fn ingest(bucket: &SharedBucket, context: &Context, now: Timestamp) -> Res
     let settings = &context.read_settings;
     let reading = Reading { source: &place.source, limits: settings.limits, progress: &settings.progress };
     let quiet = Quiet { now, hours: bucket.quiet_hours };
-    for day in days {
+    let mut days_without_files = 0;
+    for day in &days {
+        let day = *day;
         let files = match places.of_day(day, quiet) {
-            DayFiles::Nothing => continue,
+            DayFiles::Nothing => {
+                days_without_files += 1;
+                continue;
+            }
             DayFiles::Waiting => {
                 report.days_waiting += 1;
                 continue;
@@ -150,6 +155,13 @@ async fn ingest(bucket: &SharedBucket, context: &Context, now: Timestamp) -> Res
         if context.books.store_bucket_day(stored, now).await? {
             report.days_read.push(day);
         }
+    }
+    if days_without_files == days.len() {
+        report.notes.push(format!(
+            "{}: there is no log of {from} to {to}. S3 writes logs some hours after requests: either nobody used the \
+             bucket, or its logging is off or has another target",
+            place.source.name(&place.prefix)
+        ));
     }
     Ok(report)
 }

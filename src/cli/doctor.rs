@@ -89,7 +89,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let books = database(config, now, &mut checks).await;
     disk(config, &mut checks);
     bills(config, books.as_ref(), now, &mut checks).await;
-    shared_buckets::check(config, &mut checks).await;
+    shared_buckets::check(config, now, &mut checks).await;
     plans(books.as_ref(), now, &mut checks).await;
     stripe(config, books.as_ref(), now, &mut checks).await;
     match &config.notifications.url {

@@ -46,7 +46,8 @@ fn usage_without_stripe_id_or_subscription_waits_with_its_reason() {
     ]);
     fixture.run("reconcile cyd").ends(3).says(&["26,000 waiting", "no_subscription"]);
     fixture.run("reconcile").ends(3).says(&["1 id(s) have no row in `customers`"]);
-    fixture.run("status").says(&["MeterStripeDeferred", "no_stripe_customer", "no_subscription"]);
+    let why = ["MeterStripeDeferred", "the customer has no Stripe id", "no subscription's invoice can take it"];
+    fixture.run("status").says(&why);
     fixture.run("verify").ends(0).says(&[
         "chime_minutes: booked 52,205 = 200 in the plan + 52,000 waiting + 5 of unknown customers",
         "at the plans' prices: 0.00 USD billed, 234.00 USD waiting, 0.00 USD house",

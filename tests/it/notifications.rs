@@ -124,7 +124,8 @@ fn notifications_arrive_signed_and_once() {
     let place = place(&receiver);
     run(&place, "config show").ends(0).says(&["/hook?********"]);
     let report = run(&place, DELIVER).ends(0).json();
-    assert_eq!(report, serde_json::json!({ "delivered": 4, "retried": 0, "dead": 0 }));
+    let sentence = "4 notifications delivered";
+    assert_eq!(report, serde_json::json!({ "sentence": sentence, "delivered": 4, "retried": 0, "dead": 0 }));
     let took = receiver.took();
     assert_eq!(took.len(), 4);
     let mut kinds = vec![];

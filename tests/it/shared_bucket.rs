@@ -546,11 +546,19 @@ fn doctor_looks_for_the_reports() {
     place
         .run("doctor")
         .says(&["warn   inventory of my-uploads: none below", "warn   access_logs of my-uploads: none below"]);
-    for time in ["2026-11-27T01-00Z", "2026-11-28T01-00Z", "hive"] {
-        std::fs::create_dir_all(place.path("reports/inventory").join(time)).unwrap();
-    }
+    let folder = |days_ago: i64| {
+        let scanned_at = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(24 * days_ago);
+        let folder = scanned_at.strftime("%Y-%m-%dT01-00Z").to_string();
+        std::fs::create_dir_all(place.path("reports/inventory").join(&folder)).unwrap();
+        folder
+    };
+    std::fs::create_dir_all(place.path("reports/inventory/hive")).unwrap();
+    folder(9);
+    let old = folder(8);
+    let is_old = format!("warn   inventory of my-uploads: the newest is of {old}, ");
+    place.run("doctor").says(&[&is_old, "d ago", "-> look whether the inventory is still configured"]);
+    let newest = folder(1);
     std::fs::write(place.path("reports/logs/2026-11-28-10-00-00-0123456789ABCDEF"), "").unwrap();
-    place
-        .run("doctor")
-        .says(&["ok     inventory of my-uploads: the newest is of 2026-11-28T01-00Z", "there are some below"]);
+    let is_new = format!("ok     inventory of my-uploads: the newest is of {newest}");
+    place.run("doctor").says(&[&is_new, "there are some below"]);
 }

@@ -505,6 +505,7 @@ async fn a_wrong_place_is_named_and_a_folder_of_other_files_is_noted() {
     world.write_at("logs/README", b"read me", NOW);
     let report = world.read().await;
     assert!(report.notes[0].contains("1 files or folders are no logs") && report.notes[0].contains("`logs/README`"));
+    assert!(report.notes[1].contains("there is no log of") && report.notes[1].contains("its logging is off"));
     let nowhere = world.books.bucket().join("nowhere");
     world.change(|bucket| bucket.access_logs = Some(place(&nowhere, "")));
     world.refused(&["nowhere", "there is no such folder"]).await;
