@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::database::Database;
 use crate::store::error::BooksError;
+use crate::units::calendar::Month;
 use crate::units::form;
 use crate::units::money::{Currency, Price};
 use crate::units::quantity::Quantity;
@@ -252,6 +253,17 @@ impl Database {
         self.transaction_with(async move |c| apply(c, &versions, now).await).await
     }
 
+    /// Refuses versions that are wrong whenever they hold: by themselves, or in another currency
+    /// than the stored plan.
+    ///
+    /// # Errors
+    /// [`PlanError::Wrong`] for such a version.
+    pub async fn check_plans(&self, versions: &[Plan], meters: &[String]) -> Result<(), PlanError> {
+        check(versions, meters)?;
+        let known = self.plans().await?;
+        versions.iter().try_for_each(|plan| same_currency(&known, plan))
+    }
+
     /// What [`Database::apply_plans`] would do.
     pub async fn preview_plans(
         &self,
@@ -282,17 +294,25 @@ fn check(versions: &[Plan], meters: &[String]) -> Result<(), PlanError> {
     Ok(())
 }
 
+fn same_currency(known: &Plans, plan: &Plan) -> Result<(), PlanError> {
+    match known.iter().find(|k| k.name == plan.name && k.currency != plan.currency) {
+        None => Ok(()),
+        Some(other) => Err(PlanError::Wrong(
+            plan.name.clone(),
+            format!(
+                "it is in {} already; budgets and invoices are, too. Make a new plan for {}",
+                other.currency, plan.currency
+            ),
+        )),
+    }
+}
+
 /// What applying `versions` does, given those that are stored. Pure.
 fn judge(known: &Plans, versions: &[Plan], now: Timestamp) -> Result<Vec<Applied>, PlanError> {
     let judge_one = |plan: &Plan| {
         let wrong = |why: String| Err(PlanError::Wrong(plan.name.clone(), why));
         let there = known.iter().find(|k| k.name == plan.name && k.effective_from == plan.effective_from);
-        if let Some(other) = known.iter().find(|k| k.name == plan.name && k.currency != plan.currency) {
-            return wrong(format!(
-                "it is in {} already; budgets and invoices are, too. Make a new plan for {}",
-                other.currency, plan.currency
-            ));
-        }
+        same_currency(known, plan)?;
         let is_known = known.names().contains(&plan.name.as_str());
         let given = || versions.iter().filter(|v| v.name == plan.name).map(|v| v.effective_from).min();
         match there {
@@ -307,8 +327,13 @@ fn judge(known: &Plans, versions: &[Plan], now: Timestamp) -> Result<Vec<Applied
             None => Ok(Applied::New),
             Some(there) if there == plan => Ok(Applied::Unchanged),
             Some(_) if plan.effective_from <= now => wrong(format!(
-                "the version of {} holds already and cannot be edited; add one with a later effective_from",
-                plan.effective_from
+                "the version of {} holds already and cannot be edited. Either give it effective_from = \"{}T00:00:00Z\": then it \
+                 holds for billing periods that begin from there on. Or name it otherwise, such as `{}-2`, and give it to \
+                 customers today: meter customer set ID --plan {}-2",
+                plan.effective_from,
+                Month::of(now).next().first_day(),
+                plan.name,
+                plan.name
             )),
             Some(_) => Ok(Applied::Replaced),
         }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::store::connection::{Connection, Row, Rows, Write};
+use crate::store::connection::{Connection, Row, Rows, Write, params};
 use serde::Serialize;
 
 use crate::customers::subscription::has_begun;
@@ -16,6 +16,7 @@ use crate::stripe::due::DueSince;
 use crate::stripe::invoice::{InvoicePeriod, takes_until};
 use crate::stripe::meter_event::EventState;
 use crate::units::calendar::Day;
+use crate::units::quantity::Quantity;
 
 /// A customer that is due for planning, with everything that planning reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -337,6 +338,38 @@ async fn load_sums(
         due.events.entry(row.get(1)?).or_default().push(earlier_event(&row)?);
     }
     Ok(())
+}
+
+/// Usage by meter and day of some days of customers.
+pub type DailyUsage = BTreeMap<(String, Day), Quantity>;
+
+/// Days of a customer of which the usage is wanted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct WantedDays {
+    pub customer: String,
+    pub first: Day,
+    pub last: Day,
+}
+
+/// Usage by day, of each customer.
+pub async fn daily_usage(
+    c: &Connection,
+    wanted: &[WantedDays],
+    meters: &[String],
+) -> Result<BTreeMap<String, DailyUsage>, BooksError> {
+    let sql = concat!(
+        "SELECT j.value ->> 'customer', u.meter, u.day, ",
+        exact_sum!("quantity"),
+        " FROM json_each(?1) j CROSS JOIN json_each(?2) m CROSS JOIN booked_usage u ON u.customer = j.value ->> 'customer' \
+         AND u.meter = m.value AND u.day BETWEEN j.value ->> 'first' AND j.value ->> 'last' GROUP BY 1, 2, 3"
+    );
+    let mut rows = c.query(sql, params![json(wanted)?, json(meters)?]).await?;
+    let mut found: BTreeMap<String, DailyUsage> = BTreeMap::new();
+    while let Some(row) = rows.next().await? {
+        let used = sum_of(&row.get::<String>(3)?)?;
+        found.entry(row.get(0)?).or_default().insert((row.get(1)?, day(row.get(2)?)?), used);
+    }
+    Ok(found)
 }
 
 /// Reads a row of [`EVENTS`].

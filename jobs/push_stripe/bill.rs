@@ -256,30 +256,62 @@ struct BillRun {
     due: HashMap<String, String>,
 }
 
-impl BillRun {
-    async fn read(&self, c: &Connection) -> Result<Bills, BooksError> {
-        let mut found = Bills::default();
-        let mut ids = match &self.wanted.customer {
+/// Customers with all that planning reads of them, page by page.
+pub(super) struct CustomerPages {
+    next: Vec<String>,
+    /// Only these, and none after them.
+    is_last: bool,
+    /// Parts of a page that was too large for an answer.
+    parts: Vec<Vec<DueSince>>,
+}
+
+impl CustomerPages {
+    /// Of one customer, or of all.
+    pub(super) async fn of(c: &Connection, customer: Option<&String>) -> Result<Self, BooksError> {
+        let next = match customer {
             Some(customer) => vec![customer.clone()],
             None => ids_after(c, "", PAGE).await?,
         };
-        while let Some(last) = ids.last().cloned() {
-            let mut parts = vec![ids.into_iter().map(|customer| self.since(customer)).collect::<Vec<_>>()];
-            while let Some(mut asked) = parts.pop() {
-                let meters = self.inputs.meter_names();
-                match planning::load(c, &asked, &meters, self.now, self.inputs.grace).await {
+        Ok(Self { next, is_last: customer.is_some(), parts: vec![] })
+    }
+
+    /// The next page; none after the last one. `since` says from when on the periods of a customer
+    /// are loaded.
+    pub(super) async fn next(
+        &mut self,
+        c: &Connection,
+        inputs: &PlanInputs,
+        now: i64,
+        since: impl Fn(String) -> DueSince,
+    ) -> Result<Option<BTreeMap<String, DueCustomer>>, BooksError> {
+        loop {
+            if let Some(mut asked) = self.parts.pop() {
+                match planning::load(c, &asked, &inputs.meter_names(), now, inputs.grace).await {
                     // more than a server's answer can hold: the first half is next
                     Err(BooksError::TooLarge(_)) if asked.len() > 1 => {
-                        parts.push(asked.split_off(asked.len() / 2));
-                        parts.push(asked);
+                        self.parts.push(asked.split_off(asked.len() / 2));
+                        self.parts.push(asked);
+                        continue;
                     }
-                    loaded => loaded?.iter().for_each(|(customer, due)| self.add(customer, due, &mut found)),
+                    loaded => return loaded.map(Some),
                 }
             }
-            ids = match &self.wanted.customer {
-                Some(_) => vec![],
-                None => ids_after(c, &last, PAGE).await?,
-            };
+            let Some(last) = self.next.last().cloned() else { return Ok(None) };
+            let ids = std::mem::take(&mut self.next);
+            self.parts.push(ids.into_iter().map(&since).collect());
+            if !self.is_last {
+                self.next = ids_after(c, &last, PAGE).await?;
+            }
+        }
+    }
+}
+
+impl BillRun {
+    async fn read(&self, c: &Connection) -> Result<Bills, BooksError> {
+        let mut found = Bills::default();
+        let mut pages = CustomerPages::of(c, self.wanted.customer.as_ref()).await?;
+        while let Some(page) = pages.next(c, &self.inputs, self.now, |customer| self.since(customer)).await? {
+            page.iter().for_each(|(customer, due)| self.add(customer, due, &mut found));
         }
         Ok(found)
     }
@@ -473,7 +505,7 @@ fn summed(amounts: impl Iterator<Item = (i64, i64)>) -> Vec<Correction> {
 }
 
 /// What of a quantity is charged. An invoice's total below 0 is nothing.
-fn charged(quantity: i64, per_unit: Decimal, terms: Option<Terms>) -> i64 {
+pub(super) fn charged(quantity: i64, per_unit: Decimal, terms: Option<Terms>) -> i64 {
     let free = match terms {
         Some(Terms { report: ReportMode::Total, included, .. }) => {
             let product = included.scaled().saturating_mul(per_unit.mantissa());

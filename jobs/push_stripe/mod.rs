@@ -16,6 +16,7 @@ pub mod bill;
 pub mod decide;
 mod planner;
 mod send;
+pub mod simulate;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

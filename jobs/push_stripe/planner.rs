@@ -15,9 +15,9 @@ use super::decide::{
 };
 use crate::job::Mode;
 use crate::stripe::Mapping;
-use books::limits::overage_billing::OverageHistory;
+use books::limits::overage_billing::{OverageBilling, OverageHistory};
 use books::limits::plan::Plans;
-use books::limits::rating::{Agreement, Rated, rate};
+use books::limits::rating::{Agreement, Rated, StretchUsage, rate};
 use books::store::error::BooksError;
 use books::stripe::billing_target::{self, NewTarget, StoredTarget, UsageParts};
 use books::stripe::due::{self, DueAgain, DueSince};
@@ -191,15 +191,27 @@ impl<'a> Planner<'a> {
 
     /// Rates the periods of a customer, in order; none if a plan is unknown.
     pub(super) fn rate(&self, due: &DueCustomer) -> Option<Vec<RatedPeriod>> {
-        let meters = self.inputs.meter_names();
         let mut found: Vec<RatedPeriod> = vec![];
-        for (at, period) in due.periods.iter().enumerate() {
+        for period in &due.periods {
             let overage = self.inputs.overage.at(period.days.start);
-            let agreement = Agreement { plans: &self.inputs.plans, history: &due.history, overage };
-            let advance = meters.iter().map(|meter| (meter.clone(), advance_before(due, &found, at, meter)));
-            found.push(rate(period.days, agreement, &meters, &due.usage, &advance.collect())?);
+            let rated = self.rate_next(due, &found, overage, &due.usage)?;
+            found.push(rated);
         }
         Some(found)
+    }
+
+    /// Rates the period after those in `before`, with this usage; none if a plan is unknown.
+    pub(super) fn rate_next(
+        &self,
+        due: &DueCustomer,
+        before: &[RatedPeriod],
+        overage: OverageBilling,
+        usage: &StretchUsage,
+    ) -> Option<RatedPeriod> {
+        let (at, meters) = (before.len(), self.inputs.meter_names());
+        let agreement = Agreement { plans: &self.inputs.plans, history: &due.history, overage };
+        let advance = meters.iter().map(|meter| (meter.clone(), advance_before(due, before, at, meter)));
+        rate(due.periods.get(at)?.days, agreement, &meters, usage, &advance.collect())
     }
 
     /// The input of [`decide`] for a meter; collects the changes of its events.

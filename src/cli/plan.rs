@@ -1,5 +1,8 @@
 //! `meter plan`: plans, their included amounts and their prices.
 
+mod simulate;
+
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -36,53 +39,118 @@ pub(crate) enum Action {
         /// Only print what would be done
         #[arg(long)]
         dry_run: bool,
+        /// Do not ask when bills change
+        #[arg(long, conflicts_with = "dry_run")]
+        yes: bool,
     },
+    /// Show what the plans of a file would have made of past billing periods: what each customer
+    /// would have paid, who would have come to a limit. Nothing is changed
+    Simulate(simulate::Args),
 }
 
 pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     match action {
         Action::List { plan, json } => list(config, plan.as_deref(), OutputFormat::of(json), now).await,
-        Action::Apply { file, dry_run } => {
-            let name = file.display();
-            let plans = read(&file)?;
-            let prices_cost = |plan: &Plan| {
-                Some((plan.name.clone(), config.cost_names().into_keys().find(|name| plan.meters.contains_key(name))?))
+        Action::Apply { file, dry_run, yes } => {
+            let consent = match (dry_run, yes) {
+                (true, _) => Consent::NothingIsDone,
+                (_, true) => Consent::Given,
+                _ => Consent::Asked,
             };
-            if let Some((plan, cost)) = plans.iter().find_map(prices_cost) {
-                let why =
-                    format!("`{cost}` is a cost meter: what AWS charges is no usage, and has no price and no limit");
-                return Err(BadUsage(format!("{name}: plan `{plan}`: {why}; nothing was applied")).into());
-            }
-            let versions: Vec<String> = plans.iter().map(|p| format!("{} from {}", p.name, p.effective_from)).collect();
-            let open = if dry_run { Open::DRY_RUN } else { Open::MIGRATED };
-            let books = wiring::open_books(config, open).await?;
-            let meters: Vec<String> = config.meters.iter().map(|m| m.name.clone()).collect();
-            let applied = match dry_run {
-                true => books.preview_plans(&plans, &meters, now).await,
-                false => books.apply_plans(plans.clone(), &meters, now).await,
-            };
-            let applied = match applied {
-                Err(PlanError::Wrong(plan, why)) => {
-                    return Err(BadUsage(format!("{name}: plan `{plan}`: {why}; nothing was applied")).into());
-                }
-                other => other?,
-            };
-            let would = if dry_run { "would be " } else { "" };
-            let any = applied.iter().any(|applied| *applied != Applied::Unchanged);
-            for (version, applied) in versions.iter().zip(applied) {
-                let what = match applied {
-                    Applied::New => format!("{would}added"),
-                    Applied::Unchanged => "is there already".to_owned(),
-                    Applied::Replaced => format!("{would}replaced; it does not hold yet"),
-                };
-                print::out(&format!("{version}: {what}"));
-            }
-            if any && !dry_run {
-                let next = print::decided::Runs::read(&books, config, now).await?.next();
-                print::out(&format!("limits follow them from {next}"));
-            }
-            warn(config, &books, &plans, now).await?;
-            Ok(Exit::Ok)
+            apply(config, &file, consent, now).await
+        }
+        Action::Simulate(args) => simulate::run(args, config, now).await,
+    }
+}
+
+/// Whether plans may be applied that change bills.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Consent {
+    /// A dry run.
+    NothingIsDone,
+    Given,
+    /// A person at a terminal is asked.
+    Asked,
+}
+
+async fn apply(config: &Config, file: &Path, consent: Consent, now: Timestamp) -> anyhow::Result<Exit> {
+    let name = file.display();
+    let plans = read(file)?;
+    let prices_cost = |plan: &Plan| {
+        Some((plan.name.clone(), config.cost_names().into_keys().find(|name| plan.meters.contains_key(name))?))
+    };
+    if let Some((plan, cost)) = plans.iter().find_map(prices_cost) {
+        let why = format!("`{cost}` is a cost meter: what AWS charges is no usage, and has no price and no limit");
+        return Err(BadUsage(format!("{name}: plan `{plan}`: {why}; nothing was applied")).into());
+    }
+    let versions: Vec<String> = plans.iter().map(|p| format!("{} from {}", p.name, p.effective_from)).collect();
+    let dry_run = consent == Consent::NothingIsDone;
+    let open = if dry_run { Open::DRY_RUN } else { Open::MIGRATED };
+    let books = wiring::open_books(config, open).await?;
+    let meters: Vec<String> = config.meters.iter().map(|m| m.name.clone()).collect();
+    let wrong = |error| match error {
+        PlanError::Wrong(plan, why) => BadUsage(format!("{name}: plan `{plan}`: {why}; nothing was applied")).into(),
+        other => anyhow::Error::from(other),
+    };
+    let preview = books.preview_plans(&plans, &meters, now).await.map_err(wrong)?;
+    let new = plans.iter().zip(&preview).filter(|(_, applied)| **applied != Applied::Unchanged);
+    let new: Vec<Plan> = new.map(|(plan, _)| plan.clone()).collect();
+    if !agreed(config, &books, (file, &new), consent, now).await? {
+        print::out("nothing was applied");
+        return Ok(Exit::Failed);
+    }
+    let applied = match dry_run {
+        true => preview,
+        false => books.apply_plans(plans.clone(), &meters, now).await.map_err(wrong)?,
+    };
+    let would = if dry_run { "would be " } else { "" };
+    let any = applied.iter().any(|applied| *applied != Applied::Unchanged);
+    for (version, applied) in versions.iter().zip(applied) {
+        let what = match applied {
+            Applied::New => format!("{would}added"),
+            Applied::Unchanged => "is there already".to_owned(),
+            Applied::Replaced => format!("{would}replaced; it does not hold yet"),
+        };
+        print::out(&format!("{version}: {what}"));
+    }
+    if any && !dry_run {
+        let next = print::decided::Runs::read(&books, config, now).await?.next();
+        print::out(&format!("limits follow them from {next}"));
+    }
+    warn(config, &books, &plans, now).await?;
+    Ok(Exit::Ok)
+}
+
+/// Shows what new versions would have made of the last month, and whether they may be applied.
+async fn agreed(
+    config: &Config,
+    books: &Database,
+    (file, new): (&Path, &[Plan]),
+    consent: Consent,
+    now: Timestamp,
+) -> anyhow::Result<bool> {
+    if new.is_empty() || config.stripe.meters.is_empty() {
+        return Ok(true);
+    }
+    let found = simulate::last_month(config, books, (file, new), now).await?;
+    let changed = found.by_customer().values().filter(|(now, then)| now != then).count();
+    if changed == 0 {
+        return Ok(true);
+    }
+    let bills = print::several(changed, "customer");
+    print::out(&format!("with these plans the last month's bills of {bills} would have been others:"));
+    print::simulation::sums(&found);
+    print::out(&format!("`meter plan simulate {}` shows them customer by customer", file.display()));
+    match consent {
+        Consent::NothingIsDone | Consent::Given => Ok(true),
+        Consent::Asked if std::io::stdin().is_terminal() => {
+            print::out("apply it? (yes/no)");
+            let mut answer = String::new();
+            std::io::stdin().read_line(&mut answer)?;
+            Ok(answer.trim() == "yes")
+        }
+        Consent::Asked => {
+            Err(BadUsage("bills change, and nobody can be asked: look at it, then apply with --yes".into()).into())
         }
     }
 }

@@ -20,6 +20,7 @@ pub(crate) mod push;
 pub(crate) mod reconcile;
 pub(crate) mod restore;
 pub(crate) mod shared;
+pub(crate) mod simulation;
 pub(crate) mod statement;
 
 use std::fmt::Display;

@@ -59,6 +59,7 @@ mod s3;
 mod serve;
 mod settled;
 mod shared_bucket;
+mod simulate;
 mod slow_readers;
 mod stories;
 mod stripe_items;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use books::limits::overage_billing::OverageBilling;
 use jobs::job::Mode;
 use jobs::push_stripe::bill::{Bills, CustomerBill, InvoiceLine, InvoiceState, WantedBills, WantedPeriods, bills};
+use jobs::push_stripe::simulate::{WantedSimulation, simulate};
 use jobs::roll_periods::roll;
 use jobs::sync_stripe::SyncScope;
 use rust_decimal::{Decimal, RoundingStrategy};
@@ -80,6 +81,30 @@ fn compare_with_stripe(world: &BillingWorld, found: &Bills, quantity: Quantity, 
     }
 }
 
+/// With the plans that hold, a simulation is what the periods' own usage is billed.
+async fn compare_with_simulation(world: &BillingWorld, bills: &Bills, now: i64, seen: &Seen) {
+    let books = &world.context.books;
+    let plans = books.plans().await.unwrap();
+    // one that has several versions cannot be tried as it stands
+    let versions = |name: &str| plans.iter().filter(|plan| plan.name == name).count();
+    let tried = plans.iter().filter(|plan| versions(&plan.name) == 1).cloned().collect();
+    let wanted = WantedSimulation { customer: None, plans: tried, begin: 0..now };
+    let found = simulate(books, &world.context.billing, wanted, at(now)).await.unwrap();
+    for period in &found.periods {
+        let is_it = |bill: &&CustomerBill| bill.customer == period.customer && bill.period_start == period.period_start;
+        let bill = bills.bills.iter().find(is_it).unwrap();
+        for line in &period.lines {
+            assert_eq!(line.now, line.then, "{period:?}");
+            let of = bill.lines.iter().find(|of| of.meter == line.meter).unwrap();
+            let own = of.corrections.is_empty() && of.carried.is_empty() && of.waits.is_none();
+            if own {
+                assert_eq!((line.now.amount_minor, line.now.included), (of.amount_minor, of.included), "{bill:?}");
+                *seen.lock().unwrap().entry("simulated").or_default() += 1;
+            }
+        }
+    }
+}
+
 async fn history(template: &Template, seed: u64, seen: &Seen) {
     let again = format!("METER_TEST_SEED={seed} cargo test -p jobs --test it bills");
     let mut rng = fastrand::Rng::with_seed(seed);
@@ -106,6 +131,7 @@ async fn history(template: &Template, seed: u64, seen: &Seen) {
                 assert_eq!(amount, bill.lines.iter().map(|line| line.amount_minor.unwrap()).sum::<i64>());
             }
         }
+        compare_with_simulation(&world, &before, now, seen).await;
         // the periods of now are among them, and the same
         let current = preview(&world, WantedPeriods::Current, now).await;
         for bill in &current.bills {
