@@ -4,8 +4,9 @@
 //!
 //! Source: <https://docs.aws.amazon.com/AmazonS3/latest/userguide/storage-inventory.html>.
 
-use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
+use std::panic::resume_unwind;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringViewArray, TimestampMillisecondArray,
@@ -38,6 +39,11 @@ const COLUMNS: [(&str, Need); 9] = [
 
 /// Decoded batches that wait until their rows are added.
 const BATCHES_AHEAD: usize = 1;
+
+/// The next decoded batch; none after the last one.
+fn next<T>(decoded: &Mutex<Receiver<T>>) -> Option<T> {
+    decoded.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
+}
 
 /// A column, a row of the batch, and what is wrong with it.
 type BadBatch = (Option<&'static str>, Option<usize>, String);
@@ -117,9 +123,8 @@ impl ParquetRows {
         Arc::clone(&self.file).fetch(group, self.needed()).await
     }
 
-    /// Adds the rows of a row group. CPU work; it waits for nothing. A second thread adds the rows
-    /// of a batch while the next one is decoded, because memory has room for few row groups at
-    /// once.
+    /// Adds the rows of a row group, batch by batch, on a thread for each of `tallies`, while the
+    /// next batch is decoded: memory has room for few row groups at once. CPU work.
     ///
     /// # Errors
     /// The first column that cannot be decoded, or a row after which nothing of the file may count.
@@ -128,26 +133,38 @@ impl ParquetRows {
         chunks: &GroupChunks,
         plan: &Plan,
         scan: Scan,
-        tally: &mut Tally,
+        tallies: &mut [Tally],
     ) -> Result<(), ReadError> {
         let (batches, decoded) = sync_channel::<(usize, RecordBatch)>(BATCHES_AHEAD);
+        let decoded = Arc::new(Mutex::new(decoded));
         std::thread::scope(|threads| {
-            let adding = threads.spawn(move || {
-                decoded.into_iter().try_for_each(|(first_row, batch)| {
-                    self.add_batch(&batch, scan, tally).map_err(|(column, row, why)| {
-                        let why = row.map_or_else(|| why.clone(), |row| format!("row {}: {why}", first_row + row));
-                        chunks.broken(column, &why)
-                    })
+            let adding = tallies.iter_mut().map(|tally| {
+                // when all threads have ended, so has the channel
+                let decoded = Arc::clone(&decoded);
+                threads.spawn(move || {
+                    while let Some((first_row, batch)) = next(&decoded) {
+                        self.add_batch(&batch, scan, &mut *tally).map_err(|bad| (first_row, bad))?;
+                    }
+                    Ok(())
                 })
             });
+            let adding: Vec<_> = adding.collect();
+            drop(decoded);
             let decoding = chunks.decode(plan, |first_row, batch| {
-                // when rows cannot be added, the other thread says why
+                // when rows cannot be added, the threads say why
                 let sent = batches.send((first_row, batch.clone()));
                 sent.map_err(|_| chunks.broken(None, "its rows were not added"))
             });
             drop(batches);
-            let added = adding.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            added.and(decoding)
+            let added = adding.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            let bad = added.filter_map(Result::err).min_by_key(|(first_row, _): &(usize, BadBatch)| *first_row);
+            match bad {
+                None => decoding,
+                Some((first_row, (column, row, why))) => {
+                    let why = row.map_or_else(|| why.clone(), |row| format!("row {}: {why}", first_row + row));
+                    Err(chunks.broken(column, &why))
+                }
+            }
         })
     }
 

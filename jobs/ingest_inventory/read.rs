@@ -66,6 +66,8 @@ struct Readers {
     objects: Arc<DayObjects>,
     budget: Budget,
     largest_group: u64,
+    /// Threads that add the rows of a row group.
+    adders: usize,
     pool: Mutex<Vec<Tally>>,
 }
 
@@ -92,6 +94,7 @@ pub(super) async fn read_day(day: DayToRead<'_>, limits: &ReadLimits) -> Result<
         objects: Arc::clone(&objects),
         budget: Budget::new(limits),
         largest_group: limits.largest_group().max(LARGEST_GROUP),
+        adders: limits.parallel.max(1),
         pool: Mutex::default(),
     });
     let mut files = 0;
@@ -200,9 +203,9 @@ impl Readers {
                 let chunks = rows.fetch(group).await?;
                 let readers = Arc::clone(&self);
                 let adding = self.budget.decode(chunks, move |chunks, plan| {
-                    let mut tally = readers.take();
-                    rows.add(chunks, plan, scan, &mut tally)?;
-                    readers.give_back(tally);
+                    let mut tallies: Vec<Tally> = (0..readers.adders).map(|_| readers.take()).collect();
+                    rows.add(chunks, plan, scan, &mut tallies)?;
+                    tallies.into_iter().for_each(|tally| readers.give_back(tally));
                     Ok(())
                 });
                 adding.await?;

@@ -8,7 +8,7 @@ use clap::CommandFactory;
 use crate::support::Workspace;
 
 /// Every command that takes a customer's id, with one that is unknown.
-const LINES: [&str; 22] = [
+const LINES: [&str; 23] = [
     "customer show bob",
     "customer set bob --plan core",
     "customer erase bob --reason gone",
@@ -31,6 +31,7 @@ const LINES: [&str; 22] = [
     "events list --customer bob",
     "notifications list --customer bob",
     "restore finish --without bob --reason gone",
+    "plan simulate plans.toml --customer bob",
 ];
 
 /// The commands that have an argument for a customer, by their names.

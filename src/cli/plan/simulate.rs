@@ -36,11 +36,11 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
-    let plans = super::read(&args.file)?;
     let books = wiring::open_books(config, Open::EXISTING).await?;
     if let Some(customer) = &args.customer {
         known_customer::require(&books, customer).await?;
     }
+    let plans = super::read(&args.file)?;
     if config.stripe.meters.is_empty() {
         print::out("nothing is billed: stripe.meters names no meter");
         return Ok(Exit::Ok);
