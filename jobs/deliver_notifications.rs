@@ -90,8 +90,9 @@ impl Job for DeliverNotifications {
     const KIND: &'static str = "deliver_notifications";
     const DESCRIPTION: &'static str = "send notifications to the web backend, and messages to the operator";
     const DUE: Option<&'static str> = Some(
-        "SELECT min(at) AS at FROM (SELECT min(next_at) AS at FROM notifications WHERE state = 'pending' \
-         UNION ALL SELECT min(next_at) FROM operator_messages WHERE state = 'pending')",
+        "SELECT at FROM (SELECT at FROM (SELECT next_at AS at FROM notifications WHERE state = 'pending' ORDER BY next_at LIMIT 1) \
+         UNION ALL SELECT at FROM (SELECT next_at AS at FROM operator_messages WHERE state = 'pending' ORDER BY next_at LIMIT 1)) \
+         ORDER BY at LIMIT 1",
     );
     type Report = DeliverReport;
 

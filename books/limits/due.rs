@@ -13,8 +13,9 @@ use crate::store::connection::{Connection, Rows, Value, params};
 use crate::store::error::BooksError;
 use crate::store::rows::json;
 
-/// The earliest instant at which somebody is due, in seconds.
-pub const EARLIEST: &str = "SELECT min(due_at) AS at FROM enforcement_due";
+/// The earliest instant at which somebody is due, in seconds. Inside of another query libSQL reads
+/// the whole table for `min`.
+pub const EARLIEST: &str = "SELECT due_at AS at FROM enforcement_due ORDER BY due_at LIMIT 1";
 
 /// Nothing is known that will change the decision.
 pub const NEVER: i64 = 99_999_999_999;

@@ -318,6 +318,15 @@ fn an_idle_worker_makes_few_requests() {
     let url = server.url();
     let worker = Served::start(place.folder.path(), "", &[("METER_DATABASE__URL", &url)]);
     worker.until("/readyz", |a| a.status == 200);
+    // many customers who are due some day cost a look nothing
+    let many = "INSERT INTO enforcement_due (customer, due_at) WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000) \
+                SELECT 'c' || i, 99999999999 FROM n";
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let served = libsql::Builder::new_local(place.path("served.db")).build().await.unwrap().connect().unwrap();
+        served.busy_timeout(Duration::from_secs(10)).unwrap();
+        served.execute(many, ()).await.unwrap();
+    });
     // its first ticks are run, and it looks less and less often
     std::thread::sleep(Duration::from_secs(30));
     server.reset_counts();

@@ -347,7 +347,9 @@ async fn a_day_waits_until_no_file_came_for_the_quiet_hours() {
     // eleven days later nobody looks at it
     world.write("C", &[get("3").text()]);
     world.now = "2026-11-29T00:00:00Z".parse().unwrap();
-    assert_eq!(world.read().await, BucketReport::default());
+    let report = world.read().await;
+    assert!(report.notes[0].contains("there is no log of 2026-11-19 to 2026-11-28"), "{report:?}");
+    assert_eq!(BucketReport { notes: vec![], ..report }, BucketReport::default());
 }
 
 #[tokio::test]
