@@ -41,7 +41,8 @@ const BY_DAY_AT_ONCE: usize = 50;
 pub struct WantedSimulation {
     /// None: of all customers.
     pub customer: Option<String>,
-    /// The plans that are tried. Each holds in all periods, in place of the plan of its name.
+    /// The plans that are tried. The newest version of each holds in all periods, in place of the
+    /// plan of its name.
     pub plans: Vec<Plan>,
     /// Periods that begin in this time, in seconds since 1970.
     pub begin: Range<i64>,
@@ -188,10 +189,13 @@ pub async fn simulate(
         .await
 }
 
-/// The plans of which some are replaced in all their versions.
+/// The plans of which some are replaced in all their versions, by the newest one that is tried.
 fn with_tried(plans: &Plans, tried: &[Plan]) -> Plans {
     let others = plans.iter().filter(|plan| tried.iter().all(|tried| tried.name != plan.name));
-    let tried = tried.iter().map(|plan| Plan { effective_from: Timestamp::UNIX_EPOCH, ..plan.clone() });
+    let is_newest =
+        |plan: &&Plan| tried.iter().all(|other| other.name != plan.name || other.effective_from <= plan.effective_from);
+    let newest = tried.iter().filter(is_newest);
+    let tried = newest.map(|plan| Plan { effective_from: Timestamp::UNIX_EPOCH, ..plan.clone() });
     Plans::new(others.cloned().chain(tried))
 }
 

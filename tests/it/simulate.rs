@@ -71,6 +71,9 @@ fn another_price_is_looked_at_and_wants_a_yes() {
     assert!(of("ann") == "ann 1.21 USD 1.44 USD +0.23 USD", "{}", text.out);
     assert!(of("cyd") == "cyd 0.15 USD 0.00 USD -0.15 USD", "{}", text.out);
     assert!(text.out.lines().all(|line| line.chars().count() <= 80), "{}", text.out);
+    // of several versions of a file the newest one is tried, wherever it stands
+    std::fs::write(fixture.place.path("both.toml"), plans("200", "0.009") + PLANS).unwrap();
+    assert_eq!(fixture.run("plan simulate both.toml").ends(0).out, text.out);
     let cyd = fixture.run("plan simulate next.toml --customer cyd").ends(0);
     assert!(cyd.out.contains("0.15 USD now, 0.00 USD then"), "{}", cyd.out);
     let csv = fixture.run("plan simulate next.toml --csv").ends(0).out;
