@@ -199,7 +199,9 @@ impl Queue {
         let columns = due_kinds::columns(&due, self.clock.millis(), &mut values);
         self.db
             .with_connection(async move |c| {
-                let sql = "SELECT EXISTS (SELECT 1 FROM json_each(?1) k JOIN jobs j ON j.kind = k.value AND j.state = 'pending'), \
+                // a row for each kind is read only when something waits
+                let sql = "SELECT CASE WHEN EXISTS (SELECT 1 FROM jobs WHERE state = 'pending') THEN \
+                           EXISTS (SELECT 1 FROM json_each(?1) k JOIN jobs j ON j.kind = k.value AND j.state = 'pending') ELSE 0 END, \
                            (SELECT min(run_at) FROM jobs WHERE state IN ('scheduled', 'retrying')), \
                            EXISTS (SELECT 1 FROM jobs WHERE state = 'running' AND worker <> ?2), \
                            (SELECT max(version) FROM schema_versions)";

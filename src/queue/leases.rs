@@ -95,6 +95,32 @@ impl Queue {
         if self.db.is_local() { self.db.transaction(work).await } else { self.db.with_connection(work).await }
     }
 
+    /// Starts a job of a kind that is due: enqueues and claims it in one statement, and writes half
+    /// of what two would write. None when an unfinished job has its key; after a lost reply that is
+    /// perhaps this one, see [`Self::held_by`].
+    pub(crate) async fn start_due(&self, by: &Claimer, kind: &DueKind) -> Result<Option<Claim>, BooksError> {
+        let (job, now) = (kind.job(), self.clock.millis());
+        let sql = format!(
+            "INSERT INTO jobs (id, kind, payload, state, key, origin, max_attempts, enqueued_at, started_at, \
+             attempts, lease, worker, lease_until) \
+             VALUES (?1, ?2, ?3, 'running', ?4, ?5, ?6, ?7, ?7, 1, 1, ?8, ?9) ON CONFLICT DO NOTHING RETURNING {CLAIMED}"
+        );
+        let until = now + millis(by.lease);
+        let values = params![
+            job.id.to_string(),
+            job.kind,
+            job.payload,
+            job.key,
+            job.origin,
+            job.max_attempts,
+            now,
+            by.worker.as_str(),
+            until
+        ];
+        let claimed = async move |c: &Connection| claims(c.query(&sql, values).await?, now).await;
+        Ok(self.db.with_connection(claimed).await?.pop())
+    }
+
     /// Raises the heartbeat of the jobs that this worker holds, records that it is alive, reads all
     /// leases, and makes stuck jobs due. On a remote database that is one request.
     pub(crate) async fn heartbeat(

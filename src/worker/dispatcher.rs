@@ -20,7 +20,7 @@ const WORTH_LINGERING: usize = 16;
 const TURNS: usize = 200;
 const IDLE_TURNS: usize = 8;
 
-/// A kind that is due is not enqueued more often.
+/// A kind that is due is not started more often.
 const DUE_AGAIN: Duration = Duration::from_millis(500);
 
 /// Claims jobs and records outcomes, until the worker is stopped and every outcome is written.
@@ -39,8 +39,8 @@ pub(super) struct Dispatcher {
     pause: Duration,
     /// The last look found a job that is due.
     found: bool,
-    /// When each of the due kinds was last enqueued.
-    enqueued: Vec<Option<Instant>>,
+    /// When each of the due kinds was last started.
+    started_due: Vec<Option<Instant>>,
     phase: watch::Receiver<Phase>,
     /// When the dispatcher noticed that the worker is stopping.
     stopping: Option<Instant>,
@@ -52,7 +52,7 @@ impl Dispatcher {
         let pause = shared.settings.poll;
         let (finished, next_due, version, stopping) = (vec![], None, -1, None);
         let (may_be_due, unsure, found) = (true, false, false);
-        let enqueued = vec![None; shared.by.due_kinds.len()];
+        let started_due = vec![None; shared.by.due_kinds.len()];
         Self {
             shared,
             acks,
@@ -64,7 +64,7 @@ impl Dispatcher {
             version,
             pause,
             found,
-            enqueued,
+            started_due,
             phase,
             stopping,
         }
@@ -160,26 +160,36 @@ impl Dispatcher {
             }
         }
         claimed.into_iter().for_each(|claim| self.start(claim));
-        self.enqueue_due(due_at).await
+        self.start_due(due_at).await.map(drop)
     }
 
-    /// Enqueues kinds that are due, and wakes up for those that will be.
-    async fn enqueue_due(&mut self, due_at: DueAt) -> Result<(), BooksError> {
-        let Shared { queue, by, .. } = &self.shared;
-        let now = queue.clock.millis();
-        for ((kind, at), enqueued) in by.due_kinds.iter().zip(due_at).zip(&mut self.enqueued) {
+    /// Starts kinds that are due, and wakes up for those that will be. True when one was started.
+    async fn start_due(&mut self, due_at: DueAt) -> Result<bool, BooksError> {
+        let mut started = false;
+        let (by, now) = (self.shared.by.clone(), self.shared.queue.clock.millis());
+        for (n, (kind, at)) in by.due_kinds.iter().zip(due_at).enumerate() {
             let Some(at) = at else { continue };
-            let again = enqueued.map_or(Duration::ZERO, |last| DUE_AGAIN.saturating_sub(last.elapsed()));
+            let again = self.started_due[n].map_or(Duration::ZERO, |last| DUE_AGAIN.saturating_sub(last.elapsed()));
             let at = at.max(now.saturating_add(i64::try_from(again.as_millis()).unwrap_or(0)));
             if at > now {
                 self.next_due = Some(self.next_due.map_or(at, |next| next.min(at)));
-            } else {
-                queue.enqueue(&[kind.job()]).await?;
-                *enqueued = Some(Instant::now());
-                self.may_be_due = true;
+            } else if self.shared.requests().0.iter().any(|request| request.kind == kind.kind) {
+                self.started_due[n] = Some(Instant::now());
+                match self.shared.queue.start_due(&by, kind).await {
+                    Ok(Some(claim)) => {
+                        self.start(claim);
+                        started = true;
+                    }
+                    // another worker was quicker, or an earlier reply was lost
+                    Ok(None) => self.unsure = true,
+                    Err(error) => {
+                        self.unsure = true;
+                        return Err(error);
+                    }
+                }
             }
         }
-        Ok(())
+        Ok(started)
     }
 
     /// Starts jobs of a claim that succeeded although its answer did not arrive.
@@ -246,7 +256,6 @@ impl Dispatcher {
             () = tokio::time::sleep(self.pause), if free && !self.may_be_due => match self.something_due().await {
                 Ok(due) => {
                     (self.may_be_due, self.found) = (due, due);
-                    self.look_less_often();
                     outage.ended("read the queue");
                 }
                 Err(error) => {
@@ -293,9 +302,10 @@ impl Dispatcher {
         }
         self.next_due = look.next_due;
         let is_due = look.due || look.next_due.is_some_and(|next| next <= queue.clock.millis());
-        self.may_be_due = false;
-        self.enqueue_due(look.due_at).await?;
-        Ok(is_due || self.may_be_due)
+        if !self.start_due(look.due_at).await? {
+            self.look_less_often();
+        }
+        Ok(is_due)
     }
 
     /// Looking at a local file that did not change costs nothing.
