@@ -171,6 +171,7 @@ struct Columns {
     last_day: Option<Day>,
     planned_last_day: Option<Day>,
     month_days: Option<i64>,
+    /// Of billing periods and subscriptions.
     next_bound: Option<i64>,
 }
 
@@ -257,6 +258,7 @@ fn parse(customer: StoredCustomer, open: &OpenUsage, now: i64) -> Result<Custome
         Ok((decided.meter.clone(), decided))
     });
     let usage = used.into_iter().filter_map(|(meter, sum)| Some(sum_of(&sum?).map(|sum| (meter, sum))));
+    let turn_ends = turn.iter().map(|of| of.ends_at).min();
     let advance = advance.into_iter().map(|(meter, n)| (meter, Quantity::from_scaled(i128::from(n))));
     Ok(CustomerFacts {
         status: columns.status,
@@ -268,7 +270,7 @@ fn parse(customer: StoredCustomer, open: &OpenUsage, now: i64) -> Result<Custome
         usage: usage.collect::<Result<_, _>>()?,
         measured: adds.map_err(|e| BooksError::Integrity(format!("{id}: {e}")))?.unwrap_or_default(),
         open,
-        next_bound: columns.next_bound.unwrap_or(NEVER),
+        next_bound: columns.next_bound.into_iter().chain(turn_ends).min().unwrap_or(NEVER),
         history: TermsHistory { plans, budgets: vec![] },
         stretches: StretchUsage::new(),
         advance: advance.collect(),

@@ -12,7 +12,6 @@ SELECT c.id,
         (SELECT min(at) FROM (
             SELECT c.ends_at AS at
             UNION ALL SELECT min(starts_at) FROM billing_periods WHERE customer = c.id AND starts_at > ?2
-            UNION ALL SELECT min(ends_at) FROM turn_periods WHERE customer = c.id AND closed_at IS NULL AND ends_at > ?2
             UNION ALL SELECT min(iif(started_at > ?2, started_at, ended_at)) FROM subscriptions
                 WHERE customer = c.id AND (started_at > ?2 OR ended_at > ?2))))
     || ',' || (SELECT json_group_array(json_array(starts_at, ends_at, used, allowed_until, reason, decided_until)) FROM (

@@ -5,7 +5,7 @@
 //! the decision changes by time alone. A customer who becomes due in between stays due, because
 //! only the value that the run knows is replaced; a run that dies leaves them due 20 seconds later.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -79,6 +79,34 @@ pub async fn read(c: &Connection, customers: &[String]) -> Result<BTreeMap<Strin
 /// Whether a customer with this instant waits for it: no run has taken the customer.
 pub fn waits(due_at: i64, now: i64) -> bool {
     due_at > now + LEASE
+}
+
+/// A customer that a run took and has judged.
+#[derive(Debug, Serialize)]
+pub struct JudgedCustomer<'a> {
+    pub customer: &'a str,
+    /// What taking stored as the instant.
+    pub taken: i64,
+    /// The counts of the open TURN periods: most of them make nobody due.
+    pub counted: i64,
+}
+
+/// Those about whom nothing that decides has changed since they were taken: it would have made them
+/// due, and so would another run.
+pub async fn unchanged(
+    c: &Connection,
+    judged: &[JudgedCustomer<'_>],
+    now: i64,
+) -> Result<BTreeSet<String>, BooksError> {
+    let sql = "SELECT customer FROM json_each(?1) j CROSS JOIN enforcement_due d \
+               ON customer = j.value ->> 'customer' AND due_at = j.value ->> 'taken' \
+               WHERE j.value ->> 'counted' = (SELECT coalesce(sum(used), 0) FROM turn_periods t \
+               WHERE t.customer = d.customer AND closed_at IS NULL AND ends_at > ?2)";
+    let (mut rows, mut found) = (c.query(sql, params![json(&judged)?, now]).await?, BTreeSet::new());
+    while let Some(row) = rows.next().await? {
+        found.insert(row.get(0)?);
+    }
+    Ok(found)
 }
 
 /// Customers that a run took.

@@ -16,8 +16,9 @@ macro_rules! weights_by_day {
                         iif(m.quantity IS NULL, min(o.start + 86400, ?2, ",
             $crate::measured::measurements::over_at!(),
             ") - max(o.start, m.started_at), m.started_at >= o.start AND m.started_at < min(o.start + 86400, ?2)) AS seconds \
-                 FROM watched w CROSS JOIN measurements m ON m.customer = c.id AND m.meter = w.meter \
+                 FROM watched w \
                  CROSS JOIN open o ON o.day BETWEEN c.first_day AND c.last_day AND coalesce(o.meter, w.meter) = w.meter \
+                 CROSS JOIN measurements m ON m.customer = c.id AND m.meter = w.meter \
                  WHERE m.started_at < ?2 AND ",
             $crate::measured::measurements::over_at!(),
             " >= max((SELECT min(start) FROM open), unixepoch(c.first_day))) WHERE seconds > 0 \

@@ -8,7 +8,8 @@
 //! Customers are taken and loaded page by page and judged by pure functions (`judge`, [`decide`]).
 //! The facts about those whose entitlements would change are read again under the write lock. Where
 //! they are the same, the judgement holds; the others are judged again. In a local file to which
-//! nothing was written meanwhile they are the same, and are not read. Entitlements are written with
+//! nothing was written meanwhile they are the same, and so they are for those who were taken
+//! because they were due and have not become due again: they are not read. Entitlements are written with
 //! their history, their TURN limits, their notifications and the next instant in one transaction.
 //! So concurrent runs, or the web backend beside a run, decide by what is true when they write.
 //!
@@ -33,7 +34,7 @@ use crate::context::{Context, OnStale};
 use crate::job::{Failure, Job, Mode};
 use books::limits::customer_facts::{self, CustomerFacts};
 use books::limits::decisions::{NewDecisions, ObsoleteEntitlement, StoredNotifications, TurnLimit};
-use books::limits::due::{self, NextDecision, Taken};
+use books::limits::due::{self, JudgedCustomer, NextDecision, Taken};
 use books::limits::entitlement::{Entitlement, Freshness, Reason};
 use books::limits::settled::OpenUsage;
 use books::store::error::BooksError;
@@ -211,6 +212,13 @@ struct Candidate {
     taken: i64,
 }
 
+impl Candidate {
+    fn judged(&self) -> JudgedCustomer<'_> {
+        let counted = self.facts.turn.iter().map(|period| period.used).sum();
+        JudgedCustomer { customer: &self.customer, taken: self.taken, counted }
+    }
+}
+
 /// The facts about a page of customers.
 struct Page {
     read: ReadAt,
@@ -227,6 +235,8 @@ struct ReadAt {
     /// From before anything was read. What the run decides about other customers of the page is
     /// left out.
     sight: Option<Sight>,
+    /// All of them were due and are taken.
+    taken: bool,
 }
 
 /// What a page has found: for whom something is to be written, when the others are due next, and
@@ -366,7 +376,8 @@ impl<'a> Run<'a> {
             };
             let (stored, next) = tokio::try_join!(stored, next)?;
             let facts = customer_facts::complete(c, stored.customers, &inputs.open, now).await?;
-            Ok(Page { read: ReadAt { newest_version: stored.newest_version, sight }, facts, next })
+            let read = ReadAt { newest_version: stored.newest_version, sight, taken: !is_listed };
+            Ok(Page { read, facts, next })
         });
         load.await
     }
@@ -475,10 +486,15 @@ async fn write(
 ) -> Result<(StoredNotifications, Option<Sight>), BooksError> {
     let now = inputs.now.as_second();
     let untouched = read.sight.is_some() && read.sight == c.sight().await?;
-    let ids: Vec<String> = match untouched {
+    let mut ids: Vec<String> = match untouched {
         true => vec![],
         false => candidates.iter().map(|candidate| candidate.customer.clone()).collect(),
     };
+    if read.taken && !ids.is_empty() {
+        let judged: Vec<JudgedCustomer<'_>> = candidates.iter().map(Candidate::judged).collect();
+        let unchanged = due::unchanged(c, &judged, now).await?;
+        ids.retain(|id| !unchanged.contains(id));
+    }
     let stored = customer_facts::read(c, &ids, &[], &OpenUsage::default(), now).await?;
     // `change` must differ for every block of a meter. The time of the decision tells apart blocks
     // of different seconds, the place in the history those of one second. The place alone would
@@ -486,8 +502,10 @@ async fn write(
     let change = now * 4096 + (stored.newest_change + 1).rem_euclid(4096);
     let same_ledger = stored.newest_version == read.newest_version;
     let stored: BTreeMap<String, String> = stored.customers.into_iter().map(|s| (s.id, s.facts)).collect();
-    let is_same =
-        |known: &Candidate| untouched || same_ledger && stored.get(&known.customer) == Some(&known.facts.stored);
+    let again: BTreeSet<String> = ids.into_iter().collect();
+    let is_same = |known: &Candidate| {
+        !again.contains(&known.customer) || same_ledger && stored.get(&known.customer) == Some(&known.facts.stored)
+    };
     let (mut judged, moved): (Vec<_>, Vec<_>) = candidates.into_iter().partition(is_same);
     let mut decisions = NewDecisions::default();
     if !moved.is_empty() {
