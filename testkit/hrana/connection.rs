@@ -303,10 +303,7 @@ impl Connection {
         let rows = read?;
         let count = |status| u64::try_from(stmt.get_status(status)).unwrap_or_default();
         let (rows_read, rows_written) = (count(StatementStatus::RowsRead), count(StatementStatus::RowsWritten));
-        let counters = &self.site.counters;
-        counters.statements.fetch_add(1, SeqCst);
-        counters.rows_read.fetch_add(rows_read, SeqCst);
-        counters.rows_written.fetch_add(rows_written, SeqCst);
+        self.site.counters.executed(sql, rows_read, rows_written);
         let micros = start.elapsed().as_micros();
         Ok(StmtResult {
             cols,

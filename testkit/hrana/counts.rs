@@ -1,9 +1,10 @@
 //! What the server counts, as the operator of a paid one does.
 
+use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -31,6 +32,15 @@ pub struct Counts {
     pub longest_write: Duration,
 }
 
+/// What one statement did, however often it was executed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StatementCounts {
+    pub sql: String,
+    pub executed: u64,
+    pub rows_read: u64,
+    pub rows_written: u64,
+}
+
 #[derive(Default)]
 pub(super) struct Counters {
     pub(super) requests: AtomicU64,
@@ -40,9 +50,30 @@ pub(super) struct Counters {
     pub(super) statements: AtomicU64,
     pub(super) rows_read: AtomicU64,
     pub(super) rows_written: AtomicU64,
+    by_statement: Mutex<HashMap<String, StatementCounts>>,
 }
 
 impl Counters {
+    pub(super) fn executed(&self, sql: &str, rows_read: u64, rows_written: u64) {
+        self.statements.fetch_add(1, SeqCst);
+        self.rows_read.fetch_add(rows_read, SeqCst);
+        self.rows_written.fetch_add(rows_written, SeqCst);
+        let mut all = self.by_statement.lock().unwrap();
+        let of = match all.get_mut(sql) {
+            Some(of) => of,
+            None => all
+                .entry(sql.to_owned())
+                .or_insert_with(|| StatementCounts { sql: sql.to_owned(), ..Default::default() }),
+        };
+        of.executed += 1;
+        of.rows_read += rows_read;
+        of.rows_written += rows_written;
+    }
+
+    pub(super) fn by_statement(&self) -> Vec<StatementCounts> {
+        self.by_statement.lock().unwrap().values().cloned().collect()
+    }
+
     pub(super) fn read(&self, longest_write: Duration) -> Counts {
         Counts {
             requests: self.requests.load(SeqCst),
@@ -69,6 +100,7 @@ impl Counters {
         for counter in all {
             counter.store(0, SeqCst);
         }
+        self.by_statement.lock().unwrap().clear();
     }
 }
 

@@ -40,7 +40,7 @@ use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
-pub use counts::Counts;
+pub use counts::{Counts, StatementCounts};
 pub use faults::Faults;
 
 use connection::{Blocked, Connection, Site, Sizes};
@@ -143,6 +143,15 @@ impl HranaServer {
     /// for its answer.
     pub fn requests(&self) -> u64 {
         self.shared.awaited.load(SeqCst)
+    }
+
+    /// The `n` statements that read and wrote most since the counts began, the dearest first: a
+    /// row that is written costs as much as a thousand that are read.
+    pub fn dearest(&self, n: usize) -> Vec<StatementCounts> {
+        let mut all = self.shared.site.counters.by_statement();
+        all.sort_by_key(|of| std::cmp::Reverse(of.rows_written * 1000 + of.rows_read));
+        all.truncate(n);
+        all
     }
 
     /// What the server has done since its start, or since [`Self::reset_counts`].
