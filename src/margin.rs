@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use books::Database;
 use books::units::calendar::{Day, Month};
 use books::units::money::Currency;
-use books::units::quantity::{DECIMALS, Quantity};
+use books::units::quantity::Quantity;
 use books::usage::cost::{BilledCost, BookedCost, CustomerDays, MonthCost};
 use jiff::Timestamp;
 use jobs::push_stripe::bill::{Bills, CustomerBill, CustomerWithoutBill, InvoiceState, WantedBills, bills};
@@ -86,12 +86,6 @@ pub struct MarginTotal {
     pub margin: Option<Quantity>,
 }
 
-/// An amount of minor units in the major unit.
-fn major(minor: i64, currency: Currency) -> Quantity {
-    let decimals = u32::from(currency.decimals()).min(DECIMALS);
-    Quantity::from_scaled(i128::from(minor) * 10_i128.pow(DECIMALS - decimals))
-}
-
 /// Revenue less cost of the wanted bills; `month` is that of costs without a bill.
 ///
 /// # Errors
@@ -144,7 +138,7 @@ fn margin(bill: &CustomerBill, costs: Vec<BookedCost>, settings: &StatementSetti
     let own = bill.currency.to_string();
     let mut lines: BTreeMap<(String, String), MarginLine> = BTreeMap::new();
     for line in &bill.lines {
-        let revenue = line.amount_minor.map(|minor| major(minor, bill.currency));
+        let revenue = line.amount_minor.map(|minor| bill.currency.major(minor));
         let (meter, currency) = (line.meter.clone(), own.clone());
         let line = MarginLine { meter, currency, revenue, cost: Quantity::ZERO, margin: None };
         lines.insert((line.meter.clone(), own.clone()), line);
@@ -168,7 +162,7 @@ fn margin(bill: &CustomerBill, costs: Vec<BookedCost>, settings: &StatementSetti
     for line in lines.iter_mut().filter(|line| !foreign.contains(&line.meter)) {
         line.margin = line.revenue.map(|revenue| revenue - line.cost);
     }
-    let revenue = bill.amount_minor.map(|minor| major(minor, bill.currency));
+    let revenue = bill.amount_minor.map(|minor| bill.currency.major(minor));
     let cost = by_currency.get(&own).copied().unwrap_or_default();
     CustomerMargin {
         customer: bill.customer.clone(),

@@ -68,6 +68,12 @@ impl Currency {
         Decimal::from_i128_with_scale(i128::from(minor), u32::from(self.decimals())).to_string()
     }
 
+    /// An amount of minor units in the major unit.
+    pub fn major(self, minor: i64) -> Quantity {
+        let decimals = u32::from(self.decimals()).min(DECIMALS);
+        Quantity::from_scaled(i128::from(minor) * 10_i128.pow(DECIMALS - decimals))
+    }
+
     /// Reads an amount: `12.5` is 1250 minor units of USD.
     ///
     /// # Errors

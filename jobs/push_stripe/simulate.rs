@@ -31,6 +31,7 @@ use books::stripe::planning::{DailyUsage, DueCustomer, DuePeriod, WantedDays, da
 use books::units::calendar::{Day, instant};
 use books::units::money::{Currency, Price, charge};
 use books::units::quantity::Quantity;
+use books::usage::cost::{BookedCost, CustomerDays};
 use books::{BooksError, Database};
 
 /// Customers of whom usage by day is loaded at once.
@@ -64,9 +65,14 @@ pub struct SimulatedPeriod {
     pub plan: String,
     pub currency: Currency,
     pub period_start: Timestamp,
+    /// Exclusive.
     pub period_end: Timestamp,
+    pub first_day: Day,
+    pub last_day: Day,
     /// By meter.
     pub lines: Vec<SimulatedLine>,
+    /// What AWS charges for the use of these days, by currency and in its major unit.
+    pub costs: BTreeMap<String, Quantity>,
 }
 
 /// A meter in a period.
@@ -153,6 +159,15 @@ impl Simulation {
         totals
     }
 
+    /// What AWS charges for the use of all periods, by currency and in its major unit.
+    pub fn costs(&self) -> BTreeMap<&str, Quantity> {
+        let mut sums: BTreeMap<&str, Quantity> = BTreeMap::new();
+        for (currency, cost) in self.periods.iter().flat_map(|period| &period.costs) {
+            *sums.entry(currency).or_default() += *cost;
+        }
+        sums
+    }
+
     /// Amounts of each customer and currency over all periods: with the plans that hold, and with
     /// those that are tried.
     pub fn by_customer(&self) -> BTreeMap<(String, String), (i64, i64)> {
@@ -177,7 +192,7 @@ pub async fn simulate(
     now: Timestamp,
 ) -> Result<Simulation, BooksError> {
     let billing = billing.clone();
-    books
+    let rated = books
         .with_connection(async move |c| {
             let (plans, overage) = tokio::try_join!(Plans::load(c), overage_billing::load(c))?;
             let tried = with_tried(&plans, &wanted.plans);
@@ -186,7 +201,20 @@ pub async fn simulate(
             let run = SimulationRun { now: inputs(plans), then: inputs(tried), wanted, at: now.as_second() };
             run.read(c).await
         })
-        .await
+        .await;
+    let mut found = rated?;
+    let days = |period: &SimulatedPeriod| CustomerDays {
+        customer: period.customer.clone(),
+        first: period.first_day,
+        last: period.last_day,
+    };
+    let costs = books.costs_of(&found.periods.iter().map(days).collect::<Vec<_>>()).await?;
+    for (period, costs) in found.periods.iter_mut().zip(costs) {
+        for BookedCost { currency, cost, .. } in costs {
+            *period.costs.entry(currency).or_default() += cost;
+        }
+    }
+    Ok(found)
 }
 
 /// The plans of which some are replaced in all their versions, by the newest one that is tried.
@@ -294,7 +322,10 @@ impl SimulationRun {
             currency: any.currency,
             period_start: instant(period.start),
             period_end: instant(period.end),
+            first_day: period.days.first,
+            last_day: period.days.last,
             lines: lines.collect(),
+            costs: BTreeMap::new(),
         })
     }
 

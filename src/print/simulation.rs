@@ -7,7 +7,7 @@ use books::units::calendar::instant;
 use jobs::push_stripe::simulate::{PriceOutcome, SimulatedPeriod, Simulation};
 
 use super::{count, customer, out, quantity, several, table};
-use crate::format::money;
+use crate::format::{money, two_decimals};
 
 type Units = BTreeMap<String, String>;
 
@@ -52,8 +52,22 @@ pub(crate) fn sums(found: &Simulation) {
     let totals = found.totals();
     let titles = ["", ">customers", ">billed now", ">then", ">difference", ">more house", ">limits reached"];
     table(&titles, totals.iter().map(row).collect());
-    if found.periods.iter().flat_map(|period| &period.lines).any(|line| line.then.amount_minor.is_none()) {
+    let lines = || found.periods.iter().flat_map(|period| &period.lines);
+    let is_unpriced = lines().any(|line| line.then.amount_minor.is_none() || line.now.amount_minor.is_none());
+    if is_unpriced {
         out("some usage is reported without a price: only Stripe's price says what it costs");
+    }
+    let costs = found.costs();
+    if costs.is_empty() {
+        return;
+    }
+    let cost: Vec<String> = costs.iter().map(|(code, cost)| format!("{} {code}", two_decimals(*cost))).collect();
+    out(&format!("AWS charges {} for this use", cost.join(" and ")));
+    // nothing is converted
+    let (Some((code, of)), Some((in_code, cost))) = (totals.iter().next(), costs.iter().next()) else { return };
+    if !is_unpriced && totals.len() == 1 && costs.len() == 1 && code == in_code {
+        let left = |minor| two_decimals(of.currency.major(minor) - *cost);
+        out(&format!("margin: {} {code} now, {} {code} then", left(of.now_minor), left(of.then_minor)));
     }
 }
 

@@ -71,9 +71,21 @@ fn another_price_is_looked_at_and_wants_a_yes() {
     assert!(of("ann") == "ann 1.21 USD 1.44 USD +0.23 USD", "{}", text.out);
     assert!(of("cyd") == "cyd 0.15 USD 0.00 USD -0.15 USD", "{}", text.out);
     assert!(text.out.lines().all(|line| line.chars().count() <= 80), "{}", text.out);
+    assert!(!text.out.contains("AWS charges"), "{}", text.out);
     // of several versions of a file the newest one is tried, wherever it stands
     std::fs::write(fixture.place.path("both.toml"), plans("200", "0.009") + PLANS).unwrap();
     assert_eq!(fixture.run("plan simulate both.toml").ends(0).out, text.out);
+    // 1.36 and 1.44 less what AWS charges; 140 days ago is before the three months
+    fixture.book("ann", "chime_cost(USD)", "0.5");
+    fixture.used("ann", "chime_cost(USD)", "-0.1", 2);
+    fixture.used("ann", "chime_cost(USD)", "77", 140);
+    let text = fixture.run("plan simulate next.toml").ends(0);
+    for words in ["AWS charges 0.40 USD for this use", "margin: 0.96 USD now, 1.04 USD then"] {
+        assert!(text.out.contains(words), "{words}: {}", text.out);
+    }
+    let json = fixture.run("plan simulate next.toml --json").ends(0).json();
+    let costs: Vec<&serde_json::Value> = json["periods"].as_array().unwrap().iter().map(|of| &of["costs"]).collect();
+    assert!(costs.iter().any(|of| of["USD"] == "0.4"), "{costs:?}");
     let cyd = fixture.run("plan simulate next.toml --customer cyd").ends(0);
     assert!(cyd.out.contains("0.15 USD now, 0.00 USD then"), "{}", cyd.out);
     let csv = fixture.run("plan simulate next.toml --csv").ends(0).out;
