@@ -34,8 +34,10 @@ mod tests {
         let applied = books.apply_plans(file, &[], Timestamp::UNIX_EPOCH).await.unwrap();
         assert_eq!(applied, [Applied::Unchanged]);
         // what the comments show can be applied, too
-        let shown = include_str!("../plans.toml").replace("# [plans.", "[plans.").replace("# included", "included");
-        let shown = shown.replace("# price", "price").replace("# report = \"overage\"", "report = \"overage\"");
-        assert_eq!(read(&shown).unwrap()[0].meters.len(), 3);
+        let (own, shown) = include_str!("../plans.toml").split_once("# [[plans]]").unwrap();
+        let shown = format!("{own}[[plans]]{}", shown.replace("\n# ", "\n"));
+        let meters = ["chime_minutes".to_owned(), "storage_gb".to_owned()];
+        let applied = books.apply_plans(read(&shown).unwrap(), &meters, Timestamp::now()).await.unwrap();
+        assert_eq!(applied, [Applied::Unchanged, Applied::New]);
     }
 }
