@@ -1,4 +1,4 @@
-//! Kinds of jobs that are enqueued when something is due, beside their schedule.
+//! Kinds of jobs that are started when something is due, beside their schedule.
 //!
 //! A query says when there is something to do next ([`jobs::job::Job::DUE`]), and a worker asks it
 //! where it looks for jobs anyway. Nothing is stored about it, so nothing can be lost: what is due

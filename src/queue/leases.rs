@@ -33,7 +33,7 @@ pub(crate) struct ClaimRequest {
     pub(crate) slots: usize,
 }
 
-/// The worker that claims, the length of its leases, and the kinds that it enqueues when they are
+/// The worker that claims, the length of its leases, and the kinds that it starts when they are
 /// due.
 #[derive(Clone, Debug)]
 pub(crate) struct Claimer {
