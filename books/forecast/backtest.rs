@@ -9,7 +9,7 @@ use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
 use super::calibration::{Calibration, LEAST_HISTORY};
-use super::interval::ForecastDays;
+use super::interval::{ForecastDays, RestOfMonth};
 use super::pattern::WeekdayFactors;
 use super::rule::{ForecastRule, Horizon, expected};
 use crate::units::calendar::{Day, Month};
@@ -131,13 +131,21 @@ impl CutOff {
         known.then(|| Self { end, horizon, factors: WeekdayFactors::of(&of.all[..end]) })
     }
 
-    fn add(&self, rule: ForecastRule, series: &[Vec<i128>], sums: &mut Sums) {
+    /// What would have been forecast of the rest of the month; none for who used nothing in weeks.
+    fn forecasts(&self, rule: ForecastRule, series: &[Vec<i128>]) -> Vec<Option<RestOfMonth>> {
         let then: Vec<&[i128]> = series.iter().map(|history| &history[..self.end]).collect();
         let calibration = Calibration::learn(rule, &then, &self.factors, self.horizon);
-        let is_alive = |history: &&Vec<i128>| history[..self.end].iter().rev().take(ALIVE_DAYS).any(|used| *used > 0);
-        for history in series.iter().filter(is_alive) {
-            let of = expected(rule, &history[..self.end], &self.factors, self.horizon);
-            let rest = ForecastDays::new(rule, of, &calibration).rest();
+        let forecast = |history: &&[i128]| {
+            let is_alive = history.iter().rev().take(ALIVE_DAYS).any(|used| *used > 0);
+            let of = || expected(rule, history, &self.factors, self.horizon);
+            is_alive.then(|| ForecastDays::new(rule, of(), &calibration).rest())
+        };
+        then.iter().map(forecast).collect()
+    }
+
+    fn add(&self, rule: ForecastRule, series: &[Vec<i128>], sums: &mut Sums) {
+        for (history, rest) in series.iter().zip(self.forecasts(rule, series)) {
+            let Some(rest) = rest else { continue };
             let so_far: i128 = history[self.end - self.horizon.so_far..self.end].iter().sum();
             let came: i128 = history[self.end..self.end + self.horizon.days].iter().sum();
             sums.forecasts += 1;
@@ -162,5 +170,31 @@ fn score(rule: ForecastRule, sums: &Sums) -> RuleScore {
         error: share(sums.off, sums.used),
         bounded: sums.bounded,
         coverage: share(sums.held.into(), sums.bounded.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forecast::generated::{WORLDS, all, first};
+
+    /// What came later must not change what would have been forecast.
+    #[test]
+    fn a_past_forecast_sees_nothing_of_what_came_later() {
+        let histories = WORLDS[4].histories(3);
+        let forecasts = |series: &[Vec<i128>]| {
+            let of_all = all(series);
+            let of = Histories { first: first(), series, all: &of_all };
+            let months = past_months(of);
+            let cut = CutOff::at(of, months[2], 14).unwrap();
+            (cut.end, ForecastRule::ALL.map(|rule| cut.forecasts(rule, series)))
+        };
+        let (end, expected) = forecasts(&histories);
+        let mut later = histories.clone();
+        later.iter_mut().for_each(|of| of[end..].iter_mut().for_each(|day| *day = *day * 7 + 99));
+        assert_eq!(forecasts(&later).1, expected);
+        let mut before = histories.clone();
+        before.iter_mut().for_each(|of| of[end - 1] = of[end - 1] * 7 + 99);
+        assert_ne!(forecasts(&before).1, expected);
     }
 }

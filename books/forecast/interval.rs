@@ -1,5 +1,7 @@
 //! A forecast with its upper bound. Pure.
 
+use std::ops::Range;
+
 use super::ONE;
 use super::calibration::{Calibration, Ratios};
 use super::rule::{CustomerClass, ExpectedDays, ForecastRule};
@@ -35,14 +37,13 @@ impl ForecastDays {
         self.expected.iter().map(|day| times(*day, self.ratios.p50))
     }
 
-    /// The same path at the upper bound.
-    pub fn p90(&self) -> Option<impl Iterator<Item = i128>> {
-        let ratio = self.ratios.p90?;
-        Some(self.expected.iter().map(move |day| times(*day, ratio)))
+    pub fn rest(&self) -> RestOfMonth {
+        self.part(0..self.expected.len())
     }
 
-    pub fn rest(&self) -> RestOfMonth {
-        let sum: i128 = self.expected.iter().sum();
+    /// What some of the days sum up to; the first one is number 0.
+    pub fn part(&self, days: Range<usize>) -> RestOfMonth {
+        let sum: i128 = self.expected.iter().take(days.end).skip(days.start).sum();
         // what nobody used for weeks has no error to learn from
         let p90 = if sum == 0 { Some(0) } else { self.ratios.p90.map(|ratio| times(sum, ratio)) };
         RestOfMonth { p50: times(sum, self.ratios.p50), p90 }

@@ -17,9 +17,12 @@ pub mod calibration;
 #[cfg(test)]
 mod generated;
 pub mod interval;
+pub mod limit_day;
 pub mod model;
 pub mod pattern;
+pub mod read;
 pub mod rule;
+pub mod stored;
 #[cfg(test)]
 mod tests;
 

@@ -6,7 +6,7 @@ use super::backtest::{Backtest, Histories, backtest};
 use super::calibration::Calibration;
 use super::interval::{ForecastDays, RestOfMonth};
 use super::pattern::WeekdayFactors;
-use super::rule::{ForecastRule, Horizon, expected};
+use super::rule::{ForecastRule, HISTORY_DAYS, Horizon, expected};
 use crate::units::quantity::Quantity;
 
 /// Numbers of days for which errors are learnt beside those to the end of the month, for billing
@@ -52,6 +52,12 @@ impl MeterModel {
         };
         let calibrations = HORIZONS.into_iter().chain([month.days]).map(learn).collect();
         Self { backtest, factors, month, calibrations }
+    }
+
+    /// The number of the day from which on the newest days of a history are enough, and fall on the
+    /// same weekdays.
+    pub fn enough_from(length: usize) -> usize {
+        length.saturating_sub(HISTORY_DAYS) / 7 * 7
     }
 
     pub fn rule(&self) -> ForecastRule {

@@ -16,6 +16,8 @@ const HALF: usize = LEVEL_DAYS / 2;
 const WEEK: usize = 7;
 /// A customer with fewer days since the first usage is new.
 const NEW_DAYS: usize = 14;
+/// Older days say nothing of a customer.
+pub const HISTORY_DAYS: usize = 42;
 /// A week's growth is at most this much, in either direction.
 const MOST_GROWTH: i128 = ONE / 8;
 /// Of a day's growth so much is left on the next.
@@ -112,8 +114,14 @@ fn newest(history: &[i128], most: usize) -> &[i128] {
     &history[history.len().saturating_sub(most)..]
 }
 
+/// The number of the first day with usage; that after the newest one without any.
+fn first_used(history: &[i128]) -> usize {
+    let from = history.len().saturating_sub(HISTORY_DAYS);
+    history[from..].iter().position(|used| *used > 0).map_or(history.len(), |first| from + first)
+}
+
 fn class(history: &[i128]) -> CustomerClass {
-    let since = history.iter().position(|used| *used > 0).map_or(0, |first| history.len() - first);
+    let since = history.len() - first_used(history);
     if newest(history, WEEK).iter().all(|used| *used <= 0) {
         CustomerClass::Idle
     } else if since < NEW_DAYS {
@@ -131,9 +139,8 @@ fn pace(history: &[i128], so_far: usize) -> i128 {
 }
 
 fn pattern_days(history: &[i128], class: CustomerClass, factors: &WeekdayFactors, days: usize) -> Vec<i128> {
-    let first = history.iter().position(|used| *used > 0).unwrap_or(history.len());
     // days before the first usage say nothing of a new customer
-    let from = history.len().saturating_sub(LEVEL_DAYS).max(first);
+    let from = history.len().saturating_sub(LEVEL_DAYS).max(first_used(history));
     let flat: Vec<i128> = (from..history.len()).map(|day| history[day].max(0) * ONE / factors.at(day)).collect();
     let older = flat.len().saturating_sub(HALF);
     let weighted: Vec<(i128, i128)> =

@@ -146,22 +146,20 @@ fn constant_usage_is_forecast_exactly() {
     assert_eq!((rest.p50, rest.p90), (2 * short[0][0], None));
 }
 
-/// The days after the end of what is known must not change a forecast of then.
+/// Each customer has one busy day in the week, and no two meters of them the same.
 #[test]
-fn a_past_forecast_sees_nothing_of_what_came_later() {
-    let world = &WORLDS[4];
-    let histories = world.histories(3);
-    let known: Vec<Vec<i128>> = histories.iter().map(|of| of[..150].to_vec()).collect();
-    let mut wild = histories.clone();
-    wild.iter_mut().for_each(|of| of[150..].iter_mut().for_each(|day| *day = *day * 7 + 99));
-    let of = |series: &[Vec<i128>]| {
-        let all: Vec<i128> = all(&histories)[..series[0].len()].to_vec();
-        backtest(Histories { first: first(), series, all: &all })
-    };
-    // the months that are over by then are the same months
-    let cut: Vec<Vec<i128>> = wild.iter().map(|of| of[..150].to_vec()).collect();
-    assert_eq!(of(&known), of(&cut));
-    assert!(of(&known).months.len() == 3, "{:?}", of(&known).months);
+fn a_better_naive_rule_is_used_and_named() {
+    let customer = |n: usize| (0..DAYS).map(|day| if day % 7 == n % 7 { 100 * UNIT } else { 0 }).collect();
+    let series: Vec<Vec<i128>> = (0..40).map(customer).collect();
+    let of_all = all(&series);
+    let found = backtest(Histories { first: first(), series: &series, all: &of_all });
+    assert_eq!((found.used, found.error()), (ForecastRule::SameAsLastWeek, Some(Decimal::new(0, 4))));
+    assert_eq!(found.used.words(), "same as last week");
+    assert!(found.score(ForecastRule::WeekdayPattern).unwrap().error > Some(Decimal::new(1, 2)));
+    // the model makes its forecasts by it
+    let model = MeterModel::learn(Histories { first: first(), series: &series, all: &of_all }, MONTH);
+    let days: Vec<i128> = model.forecast(&series[3], 9).p50().collect();
+    assert_eq!(days, (DAYS..DAYS + 9).map(|day| if day % 7 == 3 { 100 * UNIT } else { 0 }).collect::<Vec<_>>());
 }
 
 fn percent(share: Option<Decimal>) -> String {

@@ -1,0 +1,84 @@
+//! `forecast_usage`: forecasts the end of the month by customer and meter, once a day.
+//!
+//! Pages, metrics and `meter status` read what it stores. Nothing else is decided by it: no bill
+//! and no limit. A run replaces the forecasts of each customer, page by page, so one that stops
+//! half-way leaves those of the day before.
+
+pub mod make;
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+
+use self::make::{ForecastRun, ForecastSettings};
+use crate::context::Context;
+use crate::job::{Failure, Job};
+use books::forecast::rule::ForecastRule;
+use books::units::calendar::{Day, Month};
+
+/// Forecast what customers will have used at the end of the month.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForecastUsage {}
+
+/// What a run forecast.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ForecastUsageReport {
+    pub month: Month,
+    /// Usage is known up to this day; none when no day is settled, and nothing was forecast.
+    pub settled_through: Option<Day>,
+    /// Customers with a forecast.
+    pub customers: u64,
+    pub meters: Vec<ForecastMeter>,
+}
+
+/// How the forecasts of a meter were made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ForecastMeter {
+    pub meter: String,
+    pub rule: ForecastRule,
+    /// Its error in past months, as a share; none when no month could be tried.
+    pub error: Option<Decimal>,
+}
+
+impl Job for ForecastUsage {
+    const KIND: &'static str = "forecast_usage";
+    const DESCRIPTION: &'static str = "forecast what customers will have used at the end of the month";
+    const TIMEOUT: Duration = Duration::from_secs(3600);
+    type Report = ForecastUsageReport;
+
+    fn key(&self) -> Option<String> {
+        Some(Self::KIND.to_owned())
+    }
+
+    async fn run(self, context: &Context, now: Timestamp) -> Result<ForecastUsageReport, Failure> {
+        let Context { books, .. } = context;
+        books.require_migrated().await?;
+        let mut report =
+            ForecastUsageReport { month: Month::of(now), settled_through: None, customers: 0, meters: vec![] };
+        let Some(run) = ForecastRun::prepare(books, ForecastSettings::of(context), now).await? else {
+            return Ok(report);
+        };
+        for page in run.pages() {
+            let found = run.forecasts(books, page).await?;
+            let mut customers: Vec<&str> = found.iter().map(|of| of.customer.as_str()).collect();
+            customers.dedup();
+            report.customers += u64::try_from(customers.len()).unwrap_or(u64::MAX);
+            books.keep_forecasts(page, &found).await?;
+        }
+        let of_meters: Vec<_> = run.meters().into_iter().map(|of| of.forecast).collect();
+        books.keep_forecasts(&[String::new()], &of_meters).await?;
+        let accuracies: Vec<_> = run.meters().into_iter().map(|of| of.accuracy).collect();
+        books.keep_forecast_accuracy(&accuracies, now).await?;
+        report.settled_through = Some(run.settled_through());
+        let meter = |of: books::forecast::stored::ForecastAccuracy| ForecastMeter {
+            rule: of.by_customer.used,
+            error: of.by_customer.error(),
+            meter: of.meter,
+        };
+        report.meters = accuracies.into_iter().map(meter).collect();
+        Ok(report)
+    }
+}
