@@ -209,9 +209,8 @@ fn ninety_percent_of_month_ends_are_not_above_p90() {
 
 fn histories() -> impl Strategy<Value = Vec<Vec<i128>>> {
     let day = prop_oneof![2 => Just(0_i128), 6 => 0..1_000_000_000_000_i128, 1 => -1_000_000_000_000..0_i128, 1 => 0..9_000_000_000_000_000_000_i128];
-    (0..120_usize).prop_flat_map(move |days| {
-        prop::collection::vec(prop::collection::vec(day.clone(), days..=days), 1..8)
-    })
+    (0..120_usize)
+        .prop_flat_map(move |days| prop::collection::vec(prop::collection::vec(day.clone(), days..=days), 1..8))
 }
 
 proptest! {

@@ -218,6 +218,32 @@ impl ForecastRun {
     }
 }
 
+/// The sums of customers' bills, for each meter as a whole: those of P50, because the bound of a sum
+/// is not the sum of the bounds. A meter that is billed in several currencies has none.
+pub fn add_bills(sums: &mut BTreeMap<String, Vec<BillForecast>>, found: &[UsageForecast]) {
+    for (meter, bill) in found.iter().filter_map(|of| Some((&of.meter, of.bill.as_ref()?))) {
+        let of_meter = sums.entry(meter.clone()).or_default();
+        match of_meter.iter_mut().find(|sum| sum.currency == bill.currency) {
+            Some(sum) => {
+                sum.p50_minor = sum.p50_minor.saturating_add(bill.p50_minor);
+                sum.last_day = sum.last_day.max(bill.last_day);
+            }
+            None => of_meter.push(BillForecast { p90_minor: None, ..bill.clone() }),
+        }
+    }
+}
+
+/// Fills in what [`add_bills`] has summed.
+pub fn with_bills(meters: Vec<MeterForecast>, sums: &BTreeMap<String, Vec<BillForecast>>) -> Vec<MeterForecast> {
+    let with_bill = |mut of: MeterForecast| {
+        if let Some([one]) = sums.get(&of.forecast.meter).map(Vec::as_slice) {
+            of.forecast.bill = Some(one.clone());
+        }
+        of
+    };
+    meters.into_iter().map(with_bill).collect()
+}
+
 impl LearntMeter {
     /// None for a meter of which nothing was used on settled days.
     fn learn(meter: &str, days: Days, totals: &DailyUsage, histories: &BTreeMap<String, DailyUsage>) -> Option<Self> {

@@ -6,16 +6,18 @@
 
 pub mod make;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
-use self::make::{ForecastRun, ForecastSettings};
+use self::make::{ForecastRun, ForecastSettings, add_bills, with_bills};
 use crate::context::Context;
 use crate::job::{Failure, Job};
 use books::forecast::rule::ForecastRule;
+use books::forecast::stored::ForecastAccuracy;
 use books::units::calendar::{Day, Month};
 
 /// Forecast what customers will have used at the end of the month.
@@ -61,19 +63,21 @@ impl Job for ForecastUsage {
         let Some(run) = ForecastRun::prepare(books, ForecastSettings::of(context), now).await? else {
             return Ok(report);
         };
+        let mut bills = BTreeMap::new();
         for page in run.pages() {
             let found = run.forecasts(books, page).await?;
             let mut customers: Vec<&str> = found.iter().map(|of| of.customer.as_str()).collect();
             customers.dedup();
             report.customers += u64::try_from(customers.len()).unwrap_or(u64::MAX);
+            add_bills(&mut bills, &found);
             books.keep_forecasts(page, &found).await?;
         }
-        let of_meters: Vec<_> = run.meters().into_iter().map(|of| of.forecast).collect();
+        let meters = with_bills(run.meters(), &bills);
+        let (of_meters, accuracies): (Vec<_>, Vec<_>) = meters.into_iter().map(|of| (of.forecast, of.accuracy)).unzip();
         books.keep_forecasts(&[String::new()], &of_meters).await?;
-        let accuracies: Vec<_> = run.meters().into_iter().map(|of| of.accuracy).collect();
         books.keep_forecast_accuracy(&accuracies, now).await?;
         report.settled_through = Some(run.settled_through());
-        let meter = |of: books::forecast::stored::ForecastAccuracy| ForecastMeter {
+        let meter = |of: ForecastAccuracy| ForecastMeter {
             rule: of.by_customer.used,
             error: of.by_customer.error(),
             meter: of.meter,
