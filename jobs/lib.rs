@@ -15,8 +15,9 @@
 //! 5. [`ingest_inventory`] and [`ingest_access_logs`] read S3's reports about buckets that all
 //!    customers share; they have [`shared_bucket`] in common.
 //! 6. [`fold_measurements`] keeps measurements few, [`forecast_usage`] forecasts the ends of
-//!    months, [`verify_books`] checks the invariants of the books, [`operator_digest`] sends the operator the figures of a week ([`operator_message`] has
-//!    the words), [`probe`] tries the queue.
+//!    months, [`verify_books`] checks the invariants of the books, [`operator_digest`] sends the
+//!    operator the figures of a week ([`operator_message`] has the words), [`probe`] tries the
+//!    queue.
 //!
 //! [`restore`] is no job: a person imports Stripe's totals into restored books.
 //!

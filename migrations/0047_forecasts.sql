@@ -30,3 +30,12 @@ CREATE TABLE forecast_accuracy (
     found TEXT    NOT NULL CHECK (json_valid(found)),
     at    INTEGER NOT NULL                               -- seconds since 1970, UTC
 ) STRICT, WITHOUT ROWID;
+
+-- Settled days of the last week that are far outside of what was expected of them, of a meter.
+-- `found` is an object: how many there are, and the largest ones with their customers and likely
+-- causes. The newest run of `forecast_usage` writes all rows.
+CREATE TABLE unusual_days (
+    meter TEXT    NOT NULL PRIMARY KEY CHECK (meter <> ''),
+    found TEXT    NOT NULL CHECK (json_valid(found)),
+    at    INTEGER NOT NULL                               -- seconds since 1970, UTC
+) STRICT, WITHOUT ROWID;

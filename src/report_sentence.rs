@@ -209,7 +209,11 @@ impl ReportSentence for ForecastUsageReport {
         };
         let rules: Vec<String> = self.meters.iter().map(|of| format!("{} by {}", of.meter, of.rule.words())).collect();
         let whom = several(self.customers, "customer");
-        format!("forecast {} for {whom} from usage through {through}: {}", self.month, rules.join(", "))
+        let unusual = match self.unusual_days {
+            0 => String::new(),
+            n => format!("; {} far outside of what was expected", several(n, "day")),
+        };
+        format!("forecast {} for {whom} from usage through {through}: {}{unusual}", self.month, rules.join(", "))
     }
 }
 

@@ -102,7 +102,7 @@ fn sum(days: &[i128]) -> i128 {
 
 /// Ends of the histories of past forecasts, evenly spread: with enough days before, and as many
 /// after as are forecast.
-fn cut_offs(days: usize, horizon: usize, series: usize) -> Vec<usize> {
+pub(super) fn cut_offs(days: usize, horizon: usize, series: usize) -> Vec<usize> {
     let Some(last) = days.checked_sub(horizon).filter(|last| *last >= LEAST_HISTORY && horizon > 0) else {
         return vec![];
     };

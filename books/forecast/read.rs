@@ -27,7 +27,7 @@ const PERIODS: &str = "SELECT p.customer, p.first_day, p.last_day FROM json_each
 
 /// The days of a billing period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CurrentPeriod {
+pub struct PeriodOfCustomer {
     pub first: Day,
     pub last: Day,
 }
@@ -80,12 +80,12 @@ impl Database {
         &self,
         customers: &[String],
         now: i64,
-    ) -> Result<BTreeMap<String, CurrentPeriod>, BooksError> {
+    ) -> Result<BTreeMap<String, PeriodOfCustomer>, BooksError> {
         let values = params![json(customers)?, now];
         self.with_connection(async move |c| {
             let (mut rows, mut found) = (c.query(PERIODS, values).await?, BTreeMap::new());
             while let Some(row) = rows.next().await? {
-                found.insert(row.get(0)?, CurrentPeriod { first: day(row.get(1)?)?, last: day(row.get(2)?)? });
+                found.insert(row.get(0)?, PeriodOfCustomer { first: day(row.get(1)?)?, last: day(row.get(2)?)? });
             }
             Ok(found)
         })

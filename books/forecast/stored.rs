@@ -5,10 +5,11 @@ use serde::{Deserialize, Serialize};
 
 use super::backtest::Backtest;
 use super::model::MonthEnd;
+use super::unusual::UnusualDay;
 use crate::store::connection::{Connection, Value, params};
 use crate::store::database::Database;
 use crate::store::error::BooksError;
-use crate::store::rows::{insert_rows, json};
+use crate::store::rows::{first_row, insert_rows, json};
 use crate::units::calendar::{Day, Month, instant};
 use crate::units::quantity::Quantity;
 
@@ -67,8 +68,36 @@ pub struct MeterForecast {
     pub at: Timestamp,
 }
 
+/// The unusual days of a meter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnusualOfMeter {
+    pub meter: String,
+    /// All of them.
+    pub total: u64,
+    /// The largest ones.
+    pub days: Vec<UnusualDay>,
+}
+
 const COLUMNS: &str =
     "customer, meter, month, booked, p50, p90, included_on, limit_on, currency, last_day, bill_p50, bill_p90";
+
+/// A changed entry of the customer ?1, the meter ?2 and the day ?3, from a version after the first
+/// one that settled the day: one that was delivered at ?4 or later.
+const RESTATED: &str = "SELECT 1 FROM booked_usage u WHERE u.customer = ?1 AND u.meter = ?2 AND u.day = ?3 AND u.version_id > ( \
+    SELECT min(v.id) FROM bill_versions v WHERE v.payer = u.payer AND v.month = u.month AND v.state = 'applied' \
+      AND unixepoch(v.delivered_at) >= ?4) LIMIT 1";
+
+/// What is stored of the customers ?1 and is none of ?2.
+const REMOVE: &str = "DELETE FROM forecasts WHERE customer IN (SELECT value FROM json_each(?1)) AND NOT EXISTS ( \
+    SELECT 1 FROM json_each(?2) k WHERE k.value ->> 0 = customer AND k.value ->> 1 = month AND k.value ->> 2 = meter)";
+
+/// A written row costs as much as a thousand read ones, so one that is the same stays.
+const REPLACE: &str = "ON CONFLICT (customer, month, meter) DO UPDATE SET booked = excluded.booked, p50 = excluded.p50, p90 = excluded.p90, \
+      included_on = excluded.included_on, limit_on = excluded.limit_on, currency = excluded.currency, \
+      last_day = excluded.last_day, bill_p50 = excluded.bill_p50, bill_p90 = excluded.bill_p90 \
+    WHERE (booked, p50, p90, included_on, limit_on, currency, last_day, bill_p50, bill_p90) IS NOT \
+      (excluded.booked, excluded.p50, excluded.p90, excluded.included_on, excluded.limit_on, excluded.currency, \
+       excluded.last_day, excluded.bill_p50, excluded.bill_p90)";
 
 fn row(of: &UsageForecast) -> [Value; 12] {
     let text = |text: &dyn ToString| Value::Text(text.to_string());
@@ -139,7 +168,44 @@ pub async fn meter_forecasts(c: &Connection, month: Month) -> Result<Vec<MeterFo
     Ok(forecasts.into_iter().filter_map(with_accuracy).collect())
 }
 
+/// The stored unusual days, by meter. A few rows.
+pub async fn unusual_days(c: &Connection) -> Result<Vec<UnusualOfMeter>, BooksError> {
+    let (mut rows, mut found) = (c.query("SELECT found FROM unusual_days ORDER BY meter", ()).await?, vec![]);
+    while let Some(row) = rows.next().await? {
+        // another build may have kept other figures
+        found.extend(serde_json::from_str::<UnusualOfMeter>(&row.get::<String>(0)?).ok());
+    }
+    Ok(found)
+}
+
+/// Writes an object for each meter into a table, in place of all that it has.
+async fn replace(c: &Connection, table: &str, found: &[(String, String)], now: i64) -> Result<(), BooksError> {
+    c.execute(&format!("DELETE FROM {table}"), ()).await?;
+    let values =
+        |(meter, text): &(String, String)| [Value::Text(meter.clone()), Value::Text(text.clone()), Value::Integer(now)];
+    insert_rows(c, &format!("INSERT INTO {table} (meter, found, at)"), "", found, values).await
+}
+
 impl Database {
+    /// Keeps the unusual days of all meters.
+    pub async fn keep_unusual_days(&self, found: &[UnusualOfMeter], now: Timestamp) -> Result<(), BooksError> {
+        let (found, at) = (found.iter().map(|of| json(of).map(|text| (of.meter.clone(), text))), now.as_second());
+        let found: Vec<(String, String)> = found.collect::<Result<_, _>>()?;
+        self.transaction(async move |c| replace(c, "unusual_days", &found, at).await).await
+    }
+
+    /// Whether a bill changed a customer's day after an earlier one had settled it.
+    pub async fn is_restated(
+        &self,
+        customer: &str,
+        meter: &str,
+        day: Day,
+        settled_at: Timestamp,
+    ) -> Result<bool, BooksError> {
+        let values = params![customer, meter, day.to_string(), settled_at.as_second()];
+        self.with_connection(async move |c| Ok(first_row(c, RESTATED, values).await?.is_some())).await
+    }
+
     /// The stored forecasts of one customer, for a month.
     pub async fn customer_forecasts(&self, customer: &str, month: Month) -> Result<Vec<UsageForecast>, BooksError> {
         let customer = customer.to_owned();
@@ -153,11 +219,12 @@ impl Database {
 
     /// Keeps the forecasts of some customers in place of all that are stored of them.
     pub async fn keep_forecasts(&self, customers: &[String], found: &[UsageForecast]) -> Result<(), BooksError> {
-        let (customers, found) = (json(customers)?, found.to_vec());
+        let key = |of: &UsageForecast| (of.customer.clone(), of.month, of.meter.clone());
+        let keys: Vec<(String, Month, String)> = found.iter().map(key).collect();
+        let (customers, keys, found) = (json(customers)?, json(&keys)?, found.to_vec());
         self.transaction(async move |c| {
-            let old = "DELETE FROM forecasts WHERE customer IN (SELECT value FROM json_each(?1))";
-            c.execute(old, params![customers]).await?;
-            insert_rows(c, &format!("INSERT INTO forecasts ({COLUMNS})"), "", &found, row).await
+            c.execute(REMOVE, params![customers, keys]).await?;
+            insert_rows(c, &format!("INSERT INTO forecasts ({COLUMNS})"), REPLACE, &found, row).await
         })
         .await
     }
@@ -166,14 +233,7 @@ impl Database {
     pub async fn keep_forecast_accuracy(&self, found: &[ForecastAccuracy], now: Timestamp) -> Result<(), BooksError> {
         let (found, at) = (found.iter().map(|of| json(of).map(|text| (of.meter.clone(), text))), now.as_second());
         let found: Vec<(String, String)> = found.collect::<Result<_, _>>()?;
-        self.transaction(async move |c| {
-            c.execute("DELETE FROM forecast_accuracy", ()).await?;
-            let values = |(meter, text): &(String, String)| {
-                [Value::Text(meter.clone()), Value::Text(text.clone()), Value::Integer(at)]
-            };
-            insert_rows(c, "INSERT INTO forecast_accuracy (meter, found, at)", "", &found, values).await
-        })
-        .await
+        self.transaction(async move |c| replace(c, "forecast_accuracy", &found, at).await).await
     }
 }
 

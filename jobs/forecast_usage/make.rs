@@ -12,9 +12,10 @@ use crate::stripe::BillingSettings;
 use books::forecast::backtest::Histories;
 use books::forecast::limit_day::UsagePath;
 use books::forecast::model::{MeterModel, MonthEnd};
-use books::forecast::read::CurrentPeriod;
+use books::forecast::read::PeriodOfCustomer;
 use books::forecast::rule::Horizon;
 use books::forecast::stored::{BillForecast, ForecastAccuracy, MeterForecast, UsageForecast};
+use books::forecast::unusual::{FoundDay, HistoryOf, LikelyCause, UnusualDay, UsualDays};
 use books::limits::entitlement::Entitlement;
 use books::stripe::planning::DailyUsage;
 use books::units::calendar::{Day, Month};
@@ -81,7 +82,20 @@ struct LearntMeter {
     all: Vec<i128>,
     by_customer: MeterModel,
     as_a_whole: MeterModel,
+    usual: UsualDays,
+    usual_as_a_whole: UsualDays,
     sampled: usize,
+    /// What is without a customer, on the days of [`LearntMeter::window`].
+    untagged: Vec<i128>,
+}
+
+/// What was found of some customers.
+#[derive(Debug, Default)]
+pub struct FoundForecasts {
+    /// By customer and meter.
+    pub forecasts: Vec<UsageForecast>,
+    /// With the causes that usage itself shows.
+    pub unusual: Vec<UnusualDay>,
 }
 
 /// One run of forecasts.
@@ -124,7 +138,13 @@ impl ForecastRun {
             histories.extend(books.usage_by_customer(some, &names, (first, settled)).await?);
         }
         let learn = |meter: &String| LearntMeter::learn(meter, days, &totals, &histories);
-        let meters: Vec<LearntMeter> = names.iter().filter_map(learn).collect();
+        let mut meters: Vec<LearntMeter> = names.iter().filter_map(learn).collect();
+        let from = meters.iter().map(|of| of.window(settled).0).min().unwrap_or(settled);
+        let untagged = books.usage_by_customer(&[String::new()], &names, (from, settled)).await?;
+        let none = DailyUsage::new();
+        for of in &mut meters {
+            of.untagged = dense(untagged.get("").unwrap_or(&none), &of.meter, of.window(settled));
+        }
         let run = Self { settings, now, days, customers, meters, totals };
         Ok(Some(run).filter(|run| !run.meters.is_empty()))
     }
@@ -174,24 +194,39 @@ impl ForecastRun {
         (booked, MonthEnd::new(used(first, settled), booked, rest))
     }
 
-    /// The forecasts of some customers, by customer and meter. Who used nothing of a meter for six
-    /// weeks has none.
+    /// Days of meters as a whole, and of what is without a customer, that are far outside of what was
+    /// expected.
+    pub fn unusual(&self) -> Vec<UnusualDay> {
+        let mut found = vec![];
+        for of in &self.meters {
+            let whole = of.usual_as_a_whole.find(&of.all, HistoryOf::Meter);
+            found.extend(whole.map(|day| of.unusual(None, of.first, day, LikelyCause::Unknown)));
+            let untagged = of.usual.find(&of.untagged, HistoryOf::Customer);
+            let (from, _) = of.window(self.days.settled);
+            found.extend(untagged.map(|day| of.unusual(Some(""), from, day, LikelyCause::TagChange)));
+        }
+        found
+    }
+
+    /// The forecasts of some customers. Who used nothing of a meter for six weeks has none.
     ///
     /// # Errors
     /// When the books cannot be read.
-    pub async fn forecasts(&self, books: &Database, customers: &[String]) -> Result<Vec<UsageForecast>, BooksError> {
+    pub async fn forecasts(&self, books: &Database, customers: &[String]) -> Result<FoundForecasts, BooksError> {
         let names: Vec<String> = self.meters.iter().map(|of| of.meter.clone()).collect();
-        let Some(first) = self.meters.iter().map(LearntMeter::enough_from).min() else { return Ok(vec![]) };
+        let first = self.meters.iter().map(|of| of.window(self.days.settled).0).min();
+        let Some(first) = first else { return Ok(FoundForecasts::default()) };
         let usage = books.usage_by_customer(customers, &names, (first, self.days.today)).await?;
         let periods = books.current_periods(customers, self.now.as_second()).await?;
         let decided = books.entitlements_of(customers).await?;
         let decided: BTreeMap<(&str, &str), &Entitlement> =
             decided.iter().map(|of| ((of.customer.as_str(), of.meter.as_str()), of)).collect();
-        let (mut found, mut expected) = (vec![], ExpectedOfCustomers::new());
+        let (mut found, mut unusual, mut expected) = (vec![], vec![], ExpectedOfCustomers::new());
         for (customer, usage) in &usage {
             for of in &self.meters {
                 let customer_meter = CustomerMeter { customer, usage, of, run: self };
                 let Some(history) = customer_meter.history() else { continue };
+                unusual.extend(customer_meter.unusual(&history));
                 let mut forecast = customer_meter.month_end(&history);
                 if let Some(period) = periods.get(customer) {
                     let decided = decided.get(&(customer.as_str(), of.meter.as_str()));
@@ -214,12 +249,12 @@ impl ForecastRun {
                 });
             }
         }
-        Ok(found)
+        Ok(FoundForecasts { forecasts: found, unusual })
     }
 }
 
-/// The sums of customers' bills, for each meter as a whole: those of P50, because the bound of a sum
-/// is not the sum of the bounds. A meter that is billed in several currencies has none.
+/// The sums of customers' bills, for each meter as a whole: those of P50, because the bound of a
+/// sum is not the sum of the bounds. A meter that is billed in several currencies has none.
 pub fn add_bills(sums: &mut BTreeMap<String, Vec<BillForecast>>, found: &[UsageForecast]) {
     for (meter, bill) in found.iter().filter_map(|of| Some((&of.meter, of.bill.as_ref()?))) {
         let of_meter = sums.entry(meter.clone()).or_default();
@@ -253,6 +288,7 @@ impl LearntMeter {
         let of_customers = histories.values().map(|usage| dense(usage, meter, (*first, days.settled)));
         let series: Vec<Vec<i128>> = of_customers.filter(|days| days.iter().any(|used| *used > 0)).collect();
         let so_far = usize::try_from(days.settled.epoch() - days.month.first_day().epoch() + 1).unwrap_or(0);
+        let histories: Vec<&[i128]> = series.iter().map(Vec::as_slice).collect();
         let horizon = Horizon { so_far, days: days.to(days.month.last_day()) };
         let one = [all.clone()];
         Some(Self {
@@ -260,15 +296,31 @@ impl LearntMeter {
             first: *first,
             by_customer: MeterModel::learn(Histories { first: *first, series: &series, all: &all }, horizon),
             as_a_whole: MeterModel::learn(Histories { first: *first, series: &one, all: &all }, horizon),
+            usual: UsualDays::learn(&histories, &all),
+            usual_as_a_whole: UsualDays::learn(&[&all], &all),
             sampled: series.len(),
+            untagged: vec![],
             all,
         })
     }
 
-    /// The first day that a customer's forecast needs.
-    fn enough_from(&self) -> Day {
+    /// The days that a customer's forecast needs.
+    fn window(&self, settled: Day) -> (Day, Day) {
         let days = i32::try_from(MeterModel::enough_from(self.all.len())).unwrap_or(0);
-        Day::from_epoch(self.first.epoch() + days).unwrap_or(self.first)
+        (Day::from_epoch(self.first.epoch() + days).unwrap_or(self.first), settled)
+    }
+
+    /// A finding of a history that begins on a day.
+    fn unusual(&self, customer: Option<&str>, first: Day, of: FoundDay, cause: LikelyCause) -> UnusualDay {
+        let at = i32::try_from(of.at).unwrap_or(0);
+        UnusualDay {
+            meter: self.meter.clone(),
+            customer: customer.map(str::to_owned),
+            day: Day::from_epoch(first.epoch() + at).unwrap_or(first),
+            used: Quantity::from_scaled(of.used),
+            expected: Quantity::from_scaled(of.expected),
+            cause,
+        }
     }
 }
 
@@ -283,9 +335,21 @@ struct CustomerMeter<'a> {
 impl CustomerMeter<'_> {
     /// The newest settled days; none when nothing was used on them and since.
     fn history(&self) -> Option<Vec<i128>> {
-        let (first, Days { today, settled, .. }) = (self.of.enough_from(), self.run.days);
+        let Days { today, settled, .. } = self.run.days;
+        let (first, _) = self.of.window(settled);
         let any = dense(self.usage, &self.of.meter, (first, today)).iter().any(|used| *used > 0);
         any.then(|| dense(self.usage, &self.of.meter, (first, settled)))
+    }
+
+    fn unusual(&self, history: &[i128]) -> Option<UnusualDay> {
+        let day = self.of.usual.find(history, HistoryOf::Customer)?;
+        let cause = match (self.of.usual.is_opposite(&self.of.untagged, &day), day.is_new) {
+            (true, _) => LikelyCause::TagChange,
+            (false, true) => LikelyCause::NewCustomer,
+            (false, false) => LikelyCause::Unknown,
+        };
+        let (first, _) = self.of.window(self.run.days.settled);
+        Some(self.of.unusual(Some(self.customer), first, day, cause))
     }
 
     fn used(&self, first: Day, last: Day) -> Quantity {
@@ -301,7 +365,7 @@ impl CustomerMeter<'_> {
     fn period(
         &self,
         history: &[i128],
-        period: CurrentPeriod,
+        period: PeriodOfCustomer,
         decided: Option<&Entitlement>,
         forecast: &mut UsageForecast,
     ) -> ExpectedUsage {

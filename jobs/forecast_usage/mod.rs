@@ -1,9 +1,11 @@
 //! `forecast_usage`: forecasts the end of the month by customer and meter, once a day.
 //!
 //! Pages, metrics and `meter status` read what it stores. Nothing else is decided by it: no bill
-//! and no limit. A run replaces the forecasts of each customer, page by page, so one that stops
+//! and no limit. Days far outside of what was expected become findings, before they are billed. A
+//! run replaces the forecasts of each customer, page by page, so one that stops
 //! half-way leaves those of the day before.
 
+mod causes;
 pub mod make;
 
 use std::collections::BTreeMap;
@@ -13,7 +15,8 @@ use jiff::Timestamp;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
-use self::make::{ForecastRun, ForecastSettings, add_bills, with_bills};
+use self::causes::named;
+use self::make::{ForecastRun, ForecastSettings, FoundForecasts, add_bills, with_bills};
 use crate::context::Context;
 use crate::job::{Failure, Job};
 use books::forecast::rule::ForecastRule;
@@ -34,6 +37,8 @@ pub struct ForecastUsageReport {
     /// Customers with a forecast.
     pub customers: u64,
     pub meters: Vec<ForecastMeter>,
+    /// Days of customers and meters far outside of what was expected.
+    pub unusual_days: u64,
 }
 
 /// How the forecasts of a meter were made.
@@ -58,14 +63,20 @@ impl Job for ForecastUsage {
     async fn run(self, context: &Context, now: Timestamp) -> Result<ForecastUsageReport, Failure> {
         let Context { books, .. } = context;
         books.require_migrated().await?;
-        let mut report =
-            ForecastUsageReport { month: Month::of(now), settled_through: None, customers: 0, meters: vec![] };
+        let mut report = ForecastUsageReport {
+            month: Month::of(now),
+            settled_through: None,
+            customers: 0,
+            meters: vec![],
+            unusual_days: 0,
+        };
         let Some(run) = ForecastRun::prepare(books, ForecastSettings::of(context), now).await? else {
             return Ok(report);
         };
-        let mut bills = BTreeMap::new();
+        let (mut bills, mut unusual) = (BTreeMap::new(), run.unusual());
         for page in run.pages() {
-            let found = run.forecasts(books, page).await?;
+            let FoundForecasts { forecasts: found, unusual: of_page } = run.forecasts(books, page).await?;
+            unusual.extend(of_page);
             let mut customers: Vec<&str> = found.iter().map(|of| of.customer.as_str()).collect();
             customers.dedup();
             report.customers += u64::try_from(customers.len()).unwrap_or(u64::MAX);
@@ -76,6 +87,9 @@ impl Job for ForecastUsage {
         let (of_meters, accuracies): (Vec<_>, Vec<_>) = meters.into_iter().map(|of| (of.forecast, of.accuracy)).unzip();
         books.keep_forecasts(&[String::new()], &of_meters).await?;
         books.keep_forecast_accuracy(&accuracies, now).await?;
+        let unusual = named(context, unusual, now).await?;
+        books.keep_unusual_days(&unusual, now).await?;
+        report.unusual_days = unusual.iter().map(|of| of.total).sum();
         report.settled_through = Some(run.settled_through());
         let meter = |of: ForecastAccuracy| ForecastMeter {
             rule: of.by_customer.used,

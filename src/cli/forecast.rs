@@ -60,11 +60,11 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     if let Some(run) = &run {
         meters = run.meters();
         match &args.customer {
-            Some(customer) => customers = run.forecasts(&books, std::slice::from_ref(customer)).await?,
+            Some(customer) => customers = run.forecasts(&books, std::slice::from_ref(customer)).await?.forecasts,
             None if args.backtest => {}
             None => {
                 for page in run.pages() {
-                    customers.extend(run.forecasts(&books, page).await?);
+                    customers.extend(run.forecasts(&books, page).await?.forecasts);
                 }
                 let mut bills = BTreeMap::new();
                 add_bills(&mut bills, &customers);

@@ -115,8 +115,8 @@ enum Command {
     Bill(bill::Args),
     /// Show what customers are billed, less what AWS charges for their use
     Margin(margin::Args),
-    /// Show what customers will have used at the end of the month, when a limit is reached, and what
-    /// the bill will be
+    /// Show what customers will have used at the end of the month, when a limit is reached, and
+    /// what the bill will be
     Forecast(forecast::Args),
     /// Write a customer's statement of a billing period, as the customer reads it
     Statement(statement::Args),
