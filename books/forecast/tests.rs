@@ -180,31 +180,35 @@ fn row(name: &str, of: &Backtest) -> String {
     )
 }
 
-/// The table of docs/forecast.md.
+/// The first seed makes the table of docs/forecast.md.
 #[test]
 fn ninety_percent_of_month_ends_are_not_above_p90() {
-    let mut rows = vec![];
-    let mut faults = vec![];
-    for world in &WORLDS {
-        let histories = world.histories(20_261_130);
-        let of_all = all(&histories);
-        let found = backtest(Histories { first: first(), series: &histories, all: &of_all });
-        rows.push(row(world.name, &found));
-        let [ours, pace, week] = ForecastRule::ALL.map(|rule| *found.score(rule).unwrap());
-        for score in [ours, pace, week] {
-            let coverage = score.coverage.unwrap();
-            if score.rule == found.used && !(Decimal::new(85, 2)..=Decimal::new(95, 2)).contains(&coverage) {
-                faults.push(format!("{}: {} covers {coverage}", world.name, score.rule.words()));
+    let (mut rows, mut faults) = (vec![], vec![]);
+    for seed in [20_261_130, 7, 11] {
+        for world in &WORLDS {
+            let histories = world.histories(seed);
+            let of_all = all(&histories);
+            let found = backtest(Histories { first: first(), series: &histories, all: &of_all });
+            rows.push(row(world.name, &found));
+            let [ours, pace, week] = ForecastRule::ALL.map(|rule| *found.score(rule).unwrap());
+            assert!(ours.forecasts > 500 && ours.bounded == ours.forecasts, "{ours:?}");
+            let used = found.score(found.used).unwrap().coverage.unwrap();
+            if !(Decimal::new(85, 2)..=Decimal::new(95, 2)).contains(&used) {
+                faults.push(format!("{} {seed}: P90 holds {used}", world.name));
+            }
+            let naive = pace.error.min(week.error);
+            if ours.error > naive || found.error() > naive {
+                faults.push(format!(
+                    "{} {seed}: an error of {:?}, and {naive:?} of a naive rule",
+                    world.name, ours.error
+                ));
             }
         }
-        let naive = pace.error.unwrap().min(week.error.unwrap());
-        if ours.error.unwrap() > naive || found.error().unwrap() > naive {
-            faults.push(format!("{}: {} above {naive}", world.name, ours.error.unwrap()));
-        }
-        assert!(ours.forecasts > 500 && ours.bounded > 500, "{ours:?}");
     }
-    println!("{}", rows.join("\n"));
     assert!(faults.is_empty(), "{}\n{}", faults.join("\n"), rows.join("\n"));
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/forecast.md")).unwrap();
+    let table = rows[..WORLDS.len()].join("\n");
+    assert!(page.contains(&table), "docs/forecast.md lacks this table:\n{table}");
 }
 
 fn histories() -> impl Strategy<Value = Vec<Vec<i128>>> {

@@ -1,23 +1,26 @@
 //! Forecasts through the binary: the bill that comes, the pages, and what is no forecast.
 
-use std::fmt::Write;
+use std::ops::RangeInclusive;
 
-use testkit::usage::booking;
+use books::forecast::model::MonthEnd;
+use books::forecast::stored::UsageForecast;
+use books::units::calendar::Month;
+use books::units::quantity::Quantity;
+use testkit::usage::bookings;
 
 use crate::support::Workspace;
 use crate::support::billing_fixture::{BillingFixture, config};
+use crate::support::test_store::TestStore;
 
 /// The same quantity of a customer's meter, in thousandths, on each of the days before today (or
 /// after it).
-fn book(place: &Workspace, (customer, meter): (&str, &str), milli: i64, days: std::ops::RangeInclusive<i64>) {
-    let mut sql = String::new();
-    for days in days {
-        let day = format!("date('now', '{} days')", -days);
-        for statement in booking(customer, meter, &day, &format!("{milli} * 10000000")) {
-            writeln!(sql, "{statement};").unwrap();
-        }
-    }
-    place.execute(&sql);
+fn book(place: &Workspace, (customer, meter): (&str, &str), milli: i64, days: RangeInclusive<i64>) {
+    let (first, last) = (days.start(), days.end());
+    let entries = format!(
+        "WITH RECURSIVE d (n) AS (SELECT {first} UNION ALL SELECT n + 1 FROM d WHERE n < {last}) \
+         SELECT '{customer}', '{meter}', date('now', (-n) || ' days'), {milli} * 10000000, 'usage' FROM d"
+    );
+    place.execute(&bookings("strftime('%Y-%m', 'now', '-2 days')", &entries).join(";"));
 }
 
 /// Ann and bob have subscriptions since ten days ago, and use the same each day, as others have for
@@ -137,4 +140,37 @@ fn without_settled_usage_nothing_is_forecast() {
     // no bill came for long
     place.execute("UPDATE bill_versions SET delivered_at = strftime('%Y-%m-%dT%H:%M:%SZ', 'now', '-90 days')");
     place.run("forecast").ends(0).says(&["nothing can be forecast"]);
+}
+
+/// A written row costs as much as a thousand read ones.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stored_forecasts_are_read_with_few_rows_and_written_when_they_change() {
+    let store = TestStore::remote("rows of forecasts").await;
+    let books = store.books().await;
+    let Some(server) = store.server() else { return };
+    let month: Month = "2026-11".parse().unwrap();
+    let customers: Vec<String> = (0..300).map(|n| format!("c{n:03}")).collect();
+    let forecast = |customer: &String, units: i64| {
+        let of = Quantity::from_parts(units, 0);
+        let end = MonthEnd { p50: of, p90: Some(of) };
+        ["chime_minutes", "storage_gb"].map(|meter| UsageForecast::new(customer, meter, month, (of, end)))
+    };
+    let all: Vec<UsageForecast> = customers.iter().flat_map(|customer| forecast(customer, 7)).collect();
+    let keep = async |found: &[UsageForecast]| {
+        server.reset_counts();
+        books.keep_forecasts(&customers, found).await.unwrap();
+        server.counts().rows_written
+    };
+    assert!(keep(&all).await >= 600);
+    assert_eq!(keep(&all).await, 0, "nothing has changed");
+    let mut other = all.clone();
+    other.splice(0..2, forecast(&customers[0], 8));
+    assert_eq!(keep(&other).await, 2);
+    server.reset_counts();
+    let found = books.customer_forecasts("c007", month).await.unwrap();
+    assert_eq!((found.len(), books.meter_forecasts(month).await.unwrap().len()), (2, 0));
+    assert!(server.counts().rows_read <= 8, "{} rows", server.counts().rows_read);
+    // what is not forecast any more goes
+    keep(&all[..10]).await;
+    assert_eq!(books.customer_forecasts("c007", month).await.unwrap(), []);
 }

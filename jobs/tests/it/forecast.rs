@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use books::forecast::rule::ForecastRule;
-use books::forecast::stored::{MeterForecast, UsageForecast};
+use books::forecast::stored::{MeterForecast, UsageForecast, unusual_days};
+use books::forecast::unusual::UnusualDay;
 use books::units::quantity::{Quantity, UNIT};
 use jobs::context::Export;
+use jobs::fold_measurements::FoldMeasurements;
 use jobs::forecast_usage::{ForecastUsage, ForecastUsageReport};
 use jobs::job::Job;
 use jobs::source::Folder;
@@ -16,6 +18,7 @@ use testkit::ingest_fixture::export;
 use testkit::usage::bookings;
 
 use crate::enforce::{BudgetFixture, at, plan};
+use crate::settled::measuring;
 
 const NOW: &str = "2026-10-30T05:20:00Z";
 
@@ -148,4 +151,89 @@ async fn who_stopped_is_forecast_no_more() {
     let [of] = &of_customer(&world, "ann").await[..] else { panic!() };
     assert_eq!((of.booked, of.p50), (milli(15 * 1_000), milli(15 * 1_000)));
     assert_eq!(of_customer(&world, "bob").await, []);
+}
+
+/// Thirty customers with 100 units a day, and days that something happened to. Fay and cyd measure.
+async fn eventful() -> BudgetFixture {
+    let ids: Vec<String> = (1..=24).map(|n| format!("calm-{n}")).collect();
+    let named = ["ann", "bob", "cyd", "dan", "eve", "fay"].into_iter();
+    let customers: Vec<(&str, i64)> = ids.iter().map(String::as_str).chain(named).map(|id| (id, 100_000)).collect();
+    let entries = format!(
+        "SELECT customer, meter, day, quantity * CASE WHEN day <> '2026-10-28' THEN 1 WHEN customer IN ('ann', 'cyd', 'fay') THEN 10 \
+           WHEN customer = 'dan' THEN 9 ELSE 1 END, kind FROM ({}) \
+         WHERE NOT (customer = 'bob' AND day = '2026-10-28') AND NOT (customer = 'dan' AND day < '2026-10-28') \
+         UNION ALL SELECT '', 'chime_minutes', '2026-10-28', 1000000000000, 'usage'",
+        daily(&customers)
+    );
+    let mut world = world(&entries).await;
+    world.context.measuring = measuring();
+    // the next version changes the 27th, which the first one had settled
+    let later = "SELECT 'eve', 'chime_minutes', '2026-10-27', 9000000000000, 'adjustment'";
+    for sql in bookings("'2026-10'", later) {
+        world.execute(sql).await;
+    }
+    world
+        .execute("UPDATE bill_versions SET delivered_at = '2026-10-30T03:00:00Z' WHERE id = (SELECT max(id) FROM bill_versions)".into())
+        .await;
+    world
+}
+
+async fn causes(world: &BudgetFixture) -> Vec<String> {
+    let found = world.context.books.with_connection(async |c| unusual_days(c).await).await.unwrap();
+    let words =
+        |day: &UnusualDay| format!("{} {} {:?}", day.customer.as_deref().unwrap_or("(all)"), day.day, day.cause);
+    let mut found: Vec<String> = found.iter().flat_map(|of| &of.days).map(words).collect();
+    found.sort();
+    found
+}
+
+#[tokio::test]
+async fn each_unusual_day_is_found_with_its_likely_cause() {
+    let world = eventful().await;
+    let report = run(&world).await;
+    let expected = [
+        "ann 2026-10-28 Unknown",
+        "bob 2026-10-28 TagChange",
+        "cyd 2026-10-28 Unknown",
+        "dan 2026-10-28 NewCustomer",
+        "eve 2026-10-27 Restatement",
+        "fay 2026-10-28 Unknown",
+    ];
+    assert_eq!((causes(&world).await, report.unusual_days), (expected.map(str::to_owned).to_vec(), 6));
+    // somebody measures since the middle of the month
+    for (customer, minutes) in [("cyd", 100), ("fay", 1_000)] {
+        for day in ["15", "28"] {
+            let instant = at(&format!("2026-10-{day}T09:00:00Z")).as_second();
+            let sql = format!(
+                "INSERT INTO measurements (customer, meter, id, quantity, started_at) \
+                 VALUES ('{customer}', 'chime_minutes', '{day}', {minutes} * 60, {instant})"
+            );
+            world.execute(sql).await;
+        }
+    }
+    FoldMeasurements::default().run(&world.context, at(NOW)).await.unwrap();
+    run(&world).await;
+    let found = causes(&world).await;
+    for is_there in ["cyd 2026-10-28 MeasuredDiffers", "fay 2026-10-28 MeasuredAgrees", "eve 2026-10-27 Restatement"] {
+        assert!(found.contains(&is_there.to_owned()), "{found:?}");
+    }
+    // two days later the days have been as usual since
+    world.execute("UPDATE bill_versions SET delivered_at = '2026-11-02T00:00:00Z'".into()).await;
+    let now = at("2026-11-02T05:20:00Z");
+    let ids: Vec<String> = (1..=24).map(|n| format!("calm-{n}")).collect();
+    let customers: Vec<&str> =
+        ids.iter().map(String::as_str).chain(["ann", "bob", "cyd", "dan", "eve", "fay"]).collect();
+    let rows = |day: &str| {
+        customers
+            .iter()
+            .map(|id| format!("('{id}', 'chime_minutes', '2026-10-{day}', 1000000000000, 'usage')"))
+            .collect::<Vec<_>>()
+    };
+    let entries = [rows("30"), rows("31")].concat();
+    for sql in bookings("'2026-10'", &format!("SELECT * FROM (VALUES {})", entries.join(","))) {
+        world.execute(sql).await;
+    }
+    world.execute("UPDATE bill_versions SET delivered_at = '2026-11-02T00:00:00Z'".into()).await;
+    let report = ForecastUsage::default().run(&world.context, now).await.unwrap();
+    assert_eq!((causes(&world).await, report.unusual_days), (vec![], 0));
 }
