@@ -23,7 +23,7 @@ const CUT_OFFS: usize = 12;
 /// A single series has no other to learn from.
 const CUT_OFFS_OF_FEW: usize = 60;
 /// Fewer series than this are few.
-const FEW: usize = 10;
+pub(super) const FEW: usize = 10;
 /// A ratio above this says only that it is large.
 const LARGEST: i128 = 1_000 * ONE;
 /// A median of few errors is mostly chance: so many errors of 1 are put to them.
@@ -67,7 +67,8 @@ impl Calibration {
     pub fn learn(rule: ForecastRule, histories: &[&[i128]], factors: &WeekdayFactors, horizon: Horizon) -> Self {
         let mut errors: BTreeMap<CustomerClass, Vec<PastError>> = BTreeMap::new();
         let days = histories.iter().map(|history| history.len()).max().unwrap_or(0);
-        for end in cut_offs(days, horizon.days, histories.len()) {
+        let most = if histories.len() < FEW { CUT_OFFS_OF_FEW } else { CUT_OFFS };
+        for end in cut_offs(days, horizon.days, most) {
             for history in histories {
                 let of = expected(rule, &history[..end], factors, horizon);
                 let (size, used) = (of.sum(), sum(&history[end..end + horizon.days]));
@@ -102,11 +103,10 @@ fn sum(days: &[i128]) -> i128 {
 
 /// Ends of the histories of past forecasts, evenly spread: with enough days before, and as many
 /// after as are forecast.
-pub(super) fn cut_offs(days: usize, horizon: usize, series: usize) -> Vec<usize> {
+pub(super) fn cut_offs(days: usize, horizon: usize, most: usize) -> Vec<usize> {
     let Some(last) = days.checked_sub(horizon).filter(|last| *last >= LEAST_HISTORY && horizon > 0) else {
         return vec![];
     };
-    let most = if series < FEW { CUT_OFFS_OF_FEW } else { CUT_OFFS };
     let step = (last - LEAST_HISTORY) / most + 1;
     // the newest always counts
     (LEAST_HISTORY..=last).rev().step_by(step).collect()

@@ -147,5 +147,5 @@ impl World {
 
 /// The sum of all customers by day.
 pub(super) fn all(histories: &[Vec<i128>]) -> Vec<i128> {
-    (0..DAYS).map(|day| histories.iter().map(|of| of[day]).sum()).collect()
+    (0..histories[0].len()).map(|day| histories.iter().map(|of| of[day]).sum()).collect()
 }

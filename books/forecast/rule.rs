@@ -20,6 +20,9 @@ const NEW_DAYS: usize = 14;
 pub const HISTORY_DAYS: usize = 42;
 /// A week's growth is at most this much, in either direction.
 const MOST_GROWTH: i128 = ONE / 8;
+/// What chance makes of the difference of two means of 14 days, in percent of the mean deviation of a
+/// day: about twice the standard error.
+const CHANCE: i128 = 100;
 /// Of a day's growth so much is left on the next.
 const FADES: i128 = 960_000;
 /// The level is that of the day so long before the newest one, on average.
@@ -160,14 +163,21 @@ fn pattern_days(history: &[i128], class: CustomerClass, factors: &WeekdayFactors
     expected
 }
 
-/// By how much a week is more than the one before, from two halves; half of it is taken for chance.
+/// By how much a week is more than the one before, from two halves. What chance may make of it is
+/// taken off, so days that vary much have no trend.
 fn weekly_growth(older: &[(i128, i128)], newer: &[(i128, i128)]) -> i128 {
     let (before, after) = (robust_mean(older), robust_mean(newer));
     if before == 0 {
         return 0;
     }
+    let off = |half: &[(i128, i128)], mean: i128| -> i128 {
+        half.iter().map(|(used, _)| ((*used).min(mean.saturating_mul(4)) - mean).abs()).sum()
+    };
+    let deviation = (off(older, before) + off(newer, after)) / i128::try_from(LEVEL_DAYS).unwrap_or(1);
+    let grown = after - before;
+    let certain = grown.signum() * (grown.abs() - deviation * CHANCE / 100).max(0);
     // two weeks lie between the halves
-    ((after - before).saturating_mul(ONE) / before / 4).clamp(-MOST_GROWTH, MOST_GROWTH)
+    (certain.saturating_mul(ONE) / before / 2).clamp(-MOST_GROWTH, MOST_GROWTH)
 }
 
 /// How many weeks of growth have passed on each day, while growth fades.

@@ -194,8 +194,8 @@ impl ForecastRun {
         (booked, MonthEnd::new(used(first, settled), booked, rest))
     }
 
-    /// Days of meters as a whole, and of what is without a customer, that are far outside of what was
-    /// expected.
+    /// Days of meters as a whole, and of what is without a customer, that are far outside of what
+    /// was expected.
     pub fn unusual(&self) -> Vec<UnusualDay> {
         let mut found = vec![];
         for of in &self.meters {
