@@ -1,8 +1,8 @@
 //! Forecasts: what a customer will have used at the end of a month, and how sure that is.
 //!
 //! **Owns** the tables `forecasts`, `forecast_accuracy` and `unusual_days`, the rules that make a
-//! forecast, and the backtest that compares them. **Does not own** any usage: it reads the ledger's.
-//! Nothing is billed or blocked by a forecast.
+//! forecast, and the backtest that compares them. **Does not own** any usage: it reads the
+//! ledger's. Nothing is billed or blocked by a forecast.
 //!
 //! A guided tour: [`pattern`] (weekdays, and a mean that an outlier does not move), [`rule`] (the
 //! three rules), [`calibration`] and [`interval`] (the bound, from past errors), [`backtest`]

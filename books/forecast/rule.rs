@@ -20,8 +20,8 @@ const NEW_DAYS: usize = 14;
 pub const HISTORY_DAYS: usize = 42;
 /// A week's growth is at most this much, in either direction.
 const MOST_GROWTH: i128 = ONE / 8;
-/// What chance makes of the difference of two means of 14 days, in percent of the mean deviation of a
-/// day: about twice the standard error.
+/// What chance makes of the difference of two means of 14 days, in percent of the mean deviation of
+/// a day: about twice the standard error.
 const CHANCE: i128 = 100;
 /// Of a day's growth so much is left on the next.
 const FADES: i128 = 960_000;
