@@ -17,6 +17,7 @@ use books::forecast::rule::Horizon;
 use books::forecast::stored::{BillForecast, ForecastAccuracy, MeterForecast, UsageForecast};
 use books::forecast::unusual::{FoundDay, HistoryOf, LikelyCause, UnusualDay, UsualDays};
 use books::limits::entitlement::Entitlement;
+use books::measured::metered_day::MeteredDay;
 use books::stripe::planning::DailyUsage;
 use books::units::calendar::{Day, Month};
 use books::units::quantity::Quantity;
@@ -107,6 +108,8 @@ pub struct ForecastRun {
     meters: Vec<LearntMeter>,
     /// All usage by meter and day, through today.
     totals: DailyUsage,
+    /// Days of shared buckets that the bill does not divide: it says nothing of customers.
+    undivided: BTreeSet<MeteredDay>,
 }
 
 impl ForecastRun {
@@ -121,6 +124,7 @@ impl ForecastRun {
         now: Timestamp,
     ) -> Result<Option<Self>, BooksError> {
         let settled = books.settled_days(settings.payers.clone(), settings.settle_after).await?;
+        let undivided = settled.undivided();
         let Some(settled) = settled.newest(now, 1).pop() else { return Ok(None) };
         let days = Days { today: day_of(now), settled, month: Month::of(now) };
         if days.to(days.month.last_day()) > OLDEST_DAYS {
@@ -145,7 +149,7 @@ impl ForecastRun {
         for of in &mut meters {
             of.untagged = dense(untagged.get("").unwrap_or(&none), &of.meter, of.window(settled));
         }
-        let run = Self { settings, now, days, customers, meters, totals };
+        let run = Self { settings, now, days, customers, meters, totals, undivided };
         Ok(Some(run).filter(|run| !run.meters.is_empty()))
     }
 
@@ -203,9 +207,14 @@ impl ForecastRun {
             found.extend(whole.map(|day| of.unusual(None, of.first, day, LikelyCause::Unknown)));
             let untagged = of.usual.find(&of.untagged, HistoryOf::Customer);
             let (from, _) = of.window(self.days.settled);
-            found.extend(untagged.map(|day| of.unusual(Some(""), from, day, LikelyCause::TagChange)));
+            let untagged = untagged.map(|day| of.unusual(Some(""), from, day, LikelyCause::TagChange));
+            found.extend(untagged.filter(|of| self.is_divided(of)));
         }
         found
+    }
+
+    fn is_divided(&self, of: &UnusualDay) -> bool {
+        !self.undivided.contains(&MeteredDay { meter: of.meter.clone(), day: of.day })
     }
 
     /// The forecasts of some customers. Who used nothing of a meter for six weeks has none.
@@ -349,7 +358,7 @@ impl CustomerMeter<'_> {
             (false, false) => LikelyCause::Unknown,
         };
         let (first, _) = self.of.window(self.run.days.settled);
-        Some(self.of.unusual(Some(self.customer), first, day, cause))
+        Some(self.of.unusual(Some(self.customer), first, day, cause)).filter(|of| self.run.is_divided(of))
     }
 
     fn used(&self, first: Day, last: Day) -> Quantity {
