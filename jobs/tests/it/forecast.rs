@@ -237,3 +237,14 @@ async fn each_unusual_day_is_found_with_its_likely_cause() {
     let report = ForecastUsage::default().run(&world.context, now).await.unwrap();
     assert_eq!((causes(&world).await, report.unusual_days), (vec![], 0));
 }
+
+/// A day of a shared bucket without a report is one of nobody.
+#[tokio::test]
+async fn a_day_that_the_bill_does_not_divide_is_unusual_for_no_customer() {
+    let world = eventful().await;
+    let share = "INSERT INTO bucket_shares (version_id, bucket, meter, measure, class, day, state, billed, apportioned, digest) \
+         SELECT max(id), 'b', 'chime_minutes', 'byte_seconds', '', '2026-10-28', 'no_report', '1', '0', '' FROM bill_versions";
+    world.execute(share.into()).await;
+    run(&world).await;
+    assert_eq!(causes(&world).await, ["eve 2026-10-27 Restatement"]);
+}
