@@ -2,13 +2,14 @@
 //!
 //! One folder for each domain, each imports only those before it: [`units`] (exact numbers and
 //! days), [`store`] (the connection, transactions, migrations), [`measured`], [`shared_bucket`],
-//! [`limits`], [`customers`], [`usage`], [`stripe`], [`audit`]. Each `mod.rs` says what its domain
-//! owns, what it does not own, and what is always true of it.
+//! [`limits`], [`customers`], [`usage`], [`stripe`], [`forecast`], [`audit`]. Each `mod.rs` says
+//! what its domain owns, what it does not own, and what is always true of it.
 //!
 //! Books know no job and no clock: `now` is an argument.
 
 pub mod audit;
 pub mod customers;
+pub mod forecast;
 pub mod limits;
 pub mod measured;
 pub mod shared_bucket;

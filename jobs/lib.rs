@@ -14,9 +14,10 @@
 //!    compares Stripe's totals with the books; they share the client in [`stripe`].
 //! 5. [`ingest_inventory`] and [`ingest_access_logs`] read S3's reports about buckets that all
 //!    customers share; they have [`shared_bucket`] in common.
-//! 6. [`fold_measurements`] keeps measurements few, [`verify_books`] checks the invariants of the
-//!    books, [`operator_digest`] sends the operator the figures of a week ([`operator_message`] has
-//!    the words), [`probe`] tries the queue.
+//! 6. [`fold_measurements`] keeps measurements few, [`forecast_usage`] forecasts the ends of
+//!    months, [`verify_books`] checks the invariants of the books, [`operator_digest`] sends the
+//!    operator the figures of a week ([`operator_message`] has the words), [`probe`] tries the
+//!    queue.
 //!
 //! [`restore`] is no job: a person imports Stripe's totals into restored books.
 //!
@@ -29,6 +30,7 @@ pub mod data_files;
 pub mod deliver_notifications;
 pub mod enforce_budgets;
 pub mod fold_measurements;
+pub mod forecast_usage;
 mod http_error;
 pub mod ingest_access_logs;
 pub mod ingest_cur;
@@ -53,7 +55,7 @@ pub mod verify_books;
 use job::Job;
 
 /// The names of all kinds of jobs.
-pub const KINDS: [&str; 16] = [
+pub const KINDS: [&str; 17] = [
     ingest_cur::IngestCur::KIND,
     ingest_cur::IngestPart::KIND,
     ingest_cur::CheckMonths::KIND,
@@ -67,6 +69,7 @@ pub const KINDS: [&str; 16] = [
     push_stripe::PushStripe::KIND,
     reconcile_stripe::ReconcileStripe::KIND,
     fold_measurements::FoldMeasurements::KIND,
+    forecast_usage::ForecastUsage::KIND,
     verify_books::VerifyBooks::KIND,
     operator_digest::OperatorDigest::KIND,
     probe::Probe::KIND,

@@ -7,6 +7,7 @@ use books::units::quantity::{Quantity, UNIT};
 pub(crate) use books::units::words::{count, group, several, verb};
 use books::units::words::{decimal, round};
 use jiff::{SignedDuration, Timestamp};
+use rust_decimal::Decimal;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -180,6 +181,11 @@ pub(crate) fn url_encoded(text: &str) -> String {
         byte => format!("%{byte:02X}"),
     };
     text.bytes().map(encode).collect()
+}
+
+/// A share as a percentage: `4.5 %`.
+pub(crate) fn percent_of(share: Option<Decimal>) -> String {
+    share.map_or("-".into(), |share| format!("{} %", (share * Decimal::ONE_HUNDRED).round_dp(1).normalize()))
 }
 
 /// An amount of money; minor units, when the currency is unknown.

@@ -5,6 +5,7 @@
 use jobs::deliver_notifications::DeliverReport;
 use jobs::enforce_budgets::EnforceReport;
 use jobs::fold_measurements::FoldMeasurementsReport;
+use jobs::forecast_usage::ForecastUsageReport;
 use jobs::ingest_cur::{CheckMonthsReport, IngestOutcome, IngestReport, PartOutcome, PartReport};
 use jobs::operator_digest::OperatorDigestReport;
 use jobs::probe::ProbeReport;
@@ -198,6 +199,21 @@ impl ReportSentence for DeliverReport {
             (self.set_aside, format!("{} not sent, because no webhook is configured", count(self.set_aside))),
         ];
         joined(parts, "nothing was to be delivered")
+    }
+}
+
+impl ReportSentence for ForecastUsageReport {
+    fn sentence(&self) -> String {
+        let Some(through) = self.settled_through else {
+            return "no day of the last weeks is settled by a bill, so nothing was forecast".into();
+        };
+        let rules: Vec<String> = self.meters.iter().map(|of| format!("{} by {}", of.meter, of.rule.words())).collect();
+        let whom = several(self.customers, "customer");
+        let unusual = match self.unusual_days {
+            0 => String::new(),
+            n => format!("; {} far outside of what was expected", several(n, "day")),
+        };
+        format!("forecast {} for {whom} from usage through {through}: {}{unusual}", self.month, rules.join(", "))
     }
 }
 

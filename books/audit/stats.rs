@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::forecast::stored::{MeterForecast, UnusualOfMeter};
 use crate::measured::accuracy::MeterAccuracy;
 use crate::shared_bucket::stored::BookedShare;
 use crate::stripe::alarm::TargetAlarm;
@@ -49,6 +50,11 @@ pub struct BooksStats {
     pub operator_messages: NotificationStats,
     /// Measured against billed usage by meter, as it was compared last.
     pub accuracy: Vec<MeterAccuracy>,
+    /// What each meter as a whole will have been used at the end of the month, as it was forecast
+    /// last.
+    pub forecasts: Vec<MeterForecast>,
+    /// Settled days far outside of what was expected of them, by meter.
+    pub unusual: Vec<UnusualOfMeter>,
     /// The billed days of shared buckets of the last weeks, oldest first.
     pub shares: Vec<BookedShare>,
     /// What AWS charges, by cost meter, in the newest bill of each payer.

@@ -70,7 +70,7 @@ struct Texts {
 
 const OF_CUSTOMER: &str = "customer = ?2";
 
-const TEXTS: [Texts; 16] = [
+const TEXTS: [Texts; 17] = [
     Texts { table: "notifications", key: "seq", column: "body", rows: OF_CUSTOMER },
     Texts { table: "notifications", key: "seq", column: "error", rows: OF_CUSTOMER },
     Texts { table: "operator_messages", key: "seq", column: "body", rows: "true" },
@@ -84,6 +84,7 @@ const TEXTS: [Texts; 16] = [
     Texts { table: "bill_versions", key: "id", column: "hold_reason", rows: "true" },
     Texts { table: "bill_versions", key: "id", column: "accepted", rows: "true" },
     Texts { table: "measured_accuracy", key: "meter", column: "found", rows: "true" },
+    Texts { table: "unusual_days", key: "meter", column: "found", rows: "true" },
     Texts { table: "stripe_error_reports", key: "id", column: "body", rows: "true" },
     Texts { table: "stripe_error_reports", key: "id", column: "outcome", rows: "true" },
     Texts { table: "audit_log", key: "seq", column: "target", rows: "true" },

@@ -7,6 +7,7 @@ use crate::limits::entitlement::{COLUMNS, Entitlement, Reason, StoredEntitlement
 use crate::store::connection::params;
 use crate::store::database::Database;
 use crate::store::error::BooksError;
+use crate::store::rows::json;
 use crate::units::calendar::instant;
 use crate::units::quantity::Quantity;
 
@@ -19,6 +20,12 @@ pub struct PastDecision {
     pub effective_limit: Option<Quantity>,
 }
 
+/// Reads a row of [`COLUMNS`] as JSON.
+fn stored(row: &str) -> Result<Entitlement, BooksError> {
+    let wrong = |e: serde_json::Error| BooksError::Integrity(format!("entitlement {row}: {e}"));
+    serde_json::from_str::<StoredEntitlement>(row).map_err(wrong)?.try_into()
+}
+
 impl Database {
     /// The stored decisions of one customer, or of all.
     pub async fn entitlements(&self, customer: Option<String>) -> Result<Vec<Entitlement>, BooksError> {
@@ -29,10 +36,23 @@ impl Database {
             let mut rows = c.query(&sql, params![customer]).await?;
             let mut found = vec![];
             while let Some(row) = rows.next().await? {
-                let row: String = row.get(0)?;
-                let wrong = |e: serde_json::Error| BooksError::Integrity(format!("entitlement {row}: {e}"));
-                let stored = serde_json::from_str::<StoredEntitlement>(&row).map_err(wrong)?.try_into()?;
-                found.push(enforcement::with_newest_bill(stored, last.as_ref()));
+                found.push(enforcement::with_newest_bill(stored(&row.get::<String>(0)?)?, last.as_ref()));
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// The stored decisions of some customers, as they were decided.
+    pub async fn entitlements_of(&self, customers: &[String]) -> Result<Vec<Entitlement>, BooksError> {
+        let customers = json(customers)?;
+        self.with_connection(async move |c| {
+            let sql = format!(
+                "SELECT json_array({COLUMNS}) FROM entitlements WHERE customer IN (SELECT value FROM json_each(?1))"
+            );
+            let (mut rows, mut found) = (c.query(&sql, params![customers]).await?, vec![]);
+            while let Some(row) = rows.next().await? {
+                found.push(stored(&row.get::<String>(0)?)?);
             }
             Ok(found)
         })

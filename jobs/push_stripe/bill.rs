@@ -36,7 +36,7 @@ use books::{BooksError, Database};
 /// Customers that are loaded at once.
 const PAGE: u32 = 200;
 /// A day after all others: nothing has changed since.
-const NEVER: &str = "9999-12-31";
+pub(super) const NEVER: &str = "9999-12-31";
 
 /// Which bills are wanted.
 #[derive(Clone, Debug)]
@@ -273,6 +273,11 @@ impl CustomerPages {
             None => ids_after(c, "", PAGE).await?,
         };
         Ok(Self { next, is_last: customer.is_some(), parts: vec![] })
+    }
+
+    /// Of these customers.
+    pub(super) fn listed(customers: Vec<String>) -> Self {
+        Self { next: customers, is_last: true, parts: vec![] }
     }
 
     /// The next page; none after the last one. `since` says from when on the periods of a customer

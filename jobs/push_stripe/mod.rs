@@ -14,6 +14,7 @@
 
 pub mod bill;
 pub mod decide;
+pub mod forecast_bill;
 mod planner;
 mod send;
 pub mod simulate;

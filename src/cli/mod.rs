@@ -17,6 +17,7 @@ mod entitlements;
 mod events;
 mod explain;
 mod failure;
+mod forecast;
 mod health;
 mod ingest;
 mod known_customer;
@@ -114,6 +115,9 @@ enum Command {
     Bill(bill::Args),
     /// Show what customers are billed, less what AWS charges for their use
     Margin(margin::Args),
+    /// Show what customers will have used at the end of the month, when a limit is reached, and
+    /// what the bill will be
+    Forecast(forecast::Args),
     /// Write a customer's statement of a billing period, as the customer reads it
     Statement(statement::Args),
     /// Show where a charge comes from: its billing target, events, entries of the ledger and
@@ -253,6 +257,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
             Command::Shared(args) => shared::run(args, &config, now).await,
             Command::Bill(args) => bill::run(args, &config, now).await,
             Command::Margin(args) => margin::run(args, &config, now).await,
+            Command::Forecast(args) => forecast::run(args, &config, now).await,
             Command::Statement(args) => statement::run(args, &config, now).await,
             Command::Explain(args) => explain::run(args, &config, now).await,
             Command::Versions(args) => versions::run(args, &config).await,

@@ -10,7 +10,8 @@ use crate::worker::{Kind, Kinds, ValidatedPayload};
 pub(super) struct JobArgs {
     /// Kind of the job: ingest_cur, check_months, ingest_inventory, ingest_access_logs,
     /// roll_periods, enforce_budgets, deliver_notifications, sync_stripe, push_stripe,
-    /// reconcile_stripe, roll_counters, fold_measurements, verify_books, operator_digest, probe
+    /// reconcile_stripe, roll_counters, fold_measurements, forecast_usage,
+    /// verify_books, operator_digest, probe
     pub(super) kind: String,
     /// Its payload, field by field: export=main month=2026-03
     #[arg(value_name = "FIELD=VALUE")]

@@ -1,16 +1,17 @@
 //! `meter status`: the state of books, money and work on one screen.
 
+use books::forecast::stored::MeterForecast;
 use books::limits::enforcement::LATE;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
 use crate::config::Config;
 use crate::exit::Exit;
-use crate::format::{ago, span};
+use crate::format::{ago, percent_of, span};
 use crate::health::{NO_BILL, NO_WEBHOOK, Overview, Severity, StatsCollector};
 use crate::print;
 use crate::queue::{JobState, WorkerState};
-use crate::ui::{about, forecast};
+use crate::ui::about;
 use crate::worker::{Kinds, schedule};
 
 #[derive(Debug, ClapArgs)]
@@ -32,6 +33,14 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         Some(Severity::Warning) => Exit::NeedsAttention,
         Some(Severity::Critical) => Exit::Failed,
     })
+}
+
+/// What is expected by the end of the month.
+fn by_end(of: &MeterForecast) -> String {
+    let tried = &of.accuracy.as_a_whole;
+    let bound = of.forecast.p90.map_or(String::new(), |p90| format!(", P90 {}", about(p90)));
+    let error = tried.error().map_or(String::new(), |error| format!(", error {}", percent_of(Some(error))));
+    format!(", about {} by its end (P50{bound}; {}{error})", about(of.forecast.p50), tried.used.words())
 }
 
 fn show(s: &Overview, config: &Config, now: Timestamp) {
@@ -80,12 +89,10 @@ fn show(s: &Overview, config: &Config, now: Timestamp) {
         }
     };
     line("books", format!("{} ledger entries; {audit}", print::count(s.books.entries)));
-    let today = now.to_zoned(jiff::tz::TimeZone::UTC).date();
     for month in &s.books.month {
         let unit = units.get(&month.meter).map(String::as_str).unwrap_or_default();
         let total = month.attributed + month.unattributed;
-        let by_end = forecast(total, month.days, today);
-        let by_end = by_end.map_or(String::new(), |f| format!(", about {} by its end", about(f)));
+        let by_end = s.books.forecasts.iter().find(|of| of.forecast.meter == month.meter).map_or(String::new(), by_end);
         line(
             "this month",
             format!(

@@ -67,6 +67,8 @@ pub struct ScheduleConfig {
     pub roll_counters: Vec<String>,
     /// Folding old measurements.
     pub fold_measurements: Vec<String>,
+    /// Forecasting the ends of months.
+    pub forecast_usage: Vec<String>,
     /// The audit of the books.
     pub verify_books: Vec<String>,
     /// The week's figures for the operator.
@@ -90,6 +92,7 @@ impl Default for ScheduleConfig {
             // every five minutes around midnight, when months begin, and hourly otherwise
             roll_counters: lines(&["*/5 23,0 * * *", "20 1-22 * * *"]),
             fold_measurements: lines(&["10 3 * * *"]),
+            forecast_usage: lines(&["20 5 * * *"]),
             verify_books: lines(&["40 3 * * *"]),
             operator_digest: lines(&["0 7 * * 1"]),
         }
@@ -161,6 +164,7 @@ impl ScheduleConfig {
             reconcile_stripe,
             roll_counters,
             fold_measurements,
+            forecast_usage,
             verify_books,
             operator_digest,
         } = self;
@@ -177,6 +181,7 @@ impl ScheduleConfig {
             ("reconcile_stripe", reconcile_stripe),
             ("roll_counters", roll_counters),
             ("fold_measurements", fold_measurements),
+            ("forecast_usage", forecast_usage),
             ("verify_books", verify_books),
             ("operator_digest", operator_digest),
         ];

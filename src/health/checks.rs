@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use books::forecast::unusual::UnusualDay;
 use books::shared_bucket::stored::BookedShare;
 use books::units::calendar::Day;
 use books::usage::bill::NoteKind;
@@ -48,9 +49,13 @@ const OFTEN: [(&str, SignedDuration); 4] = [
 const HOURLY: [&str; 3] = ["sync_stripe", "reconcile_stripe", "roll_counters"];
 const HOURLY_LATE: SignedDuration = SignedDuration::from_hours(6);
 
+/// Unusual days are named as long as this after their end, and at most so many.
+const UNUSUAL_FOR: SignedDuration = SignedDuration::from_hours(7 * 24);
+const UNUSUAL_NAMED: usize = 10;
+
 /// The alerts that a check can raise, with the severities of
 /// `dashboards/prometheus/rules/alerts.yml`; a test compares them.
-pub const ALERTS: [(&str, Severity); 32] = [
+pub const ALERTS: [(&str, Severity); 33] = [
     ("MeterAttention", Severity::Warning),
     ("MeterBillStale", Severity::Warning),
     ("MeterBillingOnHold", Severity::Critical),
@@ -82,6 +87,7 @@ pub const ALERTS: [(&str, Severity); 32] = [
     ("MeterUsageOfUnknownCustomers", Severity::Warning),
     ("MeterUsageStale", Severity::Warning),
     ("MeterUsageUntagged", Severity::Warning),
+    ("MeterUsageUnusual", Severity::Warning),
     ("MeterVersionOnHold", Severity::Warning),
 ];
 
@@ -153,6 +159,7 @@ pub(super) fn run(s: &Overview) -> Vec<Finding> {
         add("MeterUsageOfUnknownCustomers", "", what, "meter usage; meter customer add ID");
     }
     measured(s, &mut add);
+    unusual(s, &mut add);
     shares(s, &mut add);
     stripe(s, &mut add);
     let notifications = &s.books.notifications;
@@ -301,6 +308,51 @@ fn measured(s: &Overview, add: &mut impl FnMut(&'static str, &str, String, &str)
             }
         };
         add("MeterMeasuredDiffers", meter, what, &format!("meter accuracy --meter {meter}"));
+    }
+}
+
+/// Settled days far outside of what was expected of them: the largest ones, and how many more.
+fn unusual(s: &Overview, add: &mut impl FnMut(&'static str, &str, String, &str)) {
+    let (mut named, mut all) = (0, 0);
+    for of in &s.books.unusual {
+        let is_new = |day: &&UnusualDay| s.at.duration_since(day.day.end()) <= UNUSUAL_FOR;
+        let days: Vec<&UnusualDay> = of.days.iter().filter(is_new).collect();
+        // of those that are not named nobody knows the day
+        let older = of.days.len() - days.len();
+        all += usize::try_from(of.total).unwrap_or(usize::MAX).saturating_sub(older);
+        for day in days.into_iter().take(UNUSUAL_NAMED - named) {
+            named += 1;
+            let (subject, what, act) = unusual_day(day);
+            add("MeterUsageUnusual", &subject, what, &act);
+        }
+    }
+    if named > 0 && all > named {
+        let what = format!("{} more are far outside of what was expected", several(all - named, "day"));
+        add("MeterUsageUnusual", "others", what, "meter usage; meter versions");
+    }
+}
+
+/// The subject of a finding, its words, and what to do.
+fn unusual_day(of: &UnusualDay) -> (String, String, String) {
+    let UnusualDay { meter, day, cause, .. } = of;
+    let amounts = format!(
+        "used {} of {meter} on {day}, and {} were expected; likely cause: {}",
+        rounded(of.used, 2),
+        rounded(of.expected, 2),
+        cause.words()
+    );
+    match of.customer.as_deref() {
+        None => (meter.clone(), format!("all customers together {amounts}"), "meter usage; meter versions".into()),
+        Some("") => (
+            format!("{meter} without a customer"),
+            format!("lines without a customer {amounts}"),
+            "meter discover".into(),
+        ),
+        Some(customer) => (
+            format!("{meter} {customer}"),
+            format!("{customer} {amounts}"),
+            format!("meter explain {customer} --meter {meter} --day {day}"),
+        ),
     }
 }
 

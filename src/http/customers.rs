@@ -68,11 +68,13 @@ async fn one(server: &Server, books: &Database, id: &str) -> anyhow::Result<Page
             found.customers.into_iter().next()
         }
     };
+    let forecasts = books.customer_forecasts(id, Month::of(now)).await?;
     let events = books.meter_events(None, Some(id.to_owned()), NEWEST).await?;
     let notifications = books.notifications(None, Some(id.to_owned()), NEWEST).await?;
     let view = CustomerView {
         customer,
         entitlements: &entitlements,
+        forecasts: &forecasts,
         statement: statement.as_ref(),
         margin: margin.as_ref(),
         events: &events,

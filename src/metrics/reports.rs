@@ -3,6 +3,7 @@
 use jobs::deliver_notifications::DeliverReport;
 use jobs::enforce_budgets::EnforceReport;
 use jobs::fold_measurements::FoldMeasurementsReport;
+use jobs::forecast_usage::ForecastUsageReport;
 use jobs::ingest_cur::{CheckMonthsReport, IngestOutcome, IngestReport, PartReport};
 use jobs::operator_digest::OperatorDigestReport;
 use jobs::probe::ProbeReport;
@@ -125,6 +126,7 @@ counts_nothing!(
     PushReport,
     SyncReport,
     RollCountersReport,
+    ForecastUsageReport,
     VerifyReport,
     ProbeReport,
     String,

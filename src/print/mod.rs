@@ -11,6 +11,7 @@ pub(crate) mod entitlements;
 pub(crate) mod explain;
 pub(crate) mod explain_block;
 pub(crate) mod explain_share;
+pub(crate) mod forecast;
 pub(crate) mod ingest;
 pub(crate) mod items;
 pub(crate) mod margin;

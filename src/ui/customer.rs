@@ -2,6 +2,7 @@
 
 use books::customers::customer::Customer;
 use books::customers::search::FoundCustomers;
+use books::forecast::stored::UsageForecast;
 use books::limits::entitlement::Entitlement;
 use books::limits::notification::Notification;
 use books::stripe::meter_event::MeterEvent;
@@ -21,6 +22,8 @@ use crate::statement::{Statement, StatementSettings};
 pub struct CustomerView<'a> {
     pub customer: &'a Customer,
     pub entitlements: &'a [Entitlement],
+    /// Of the month, as it was forecast last.
+    pub forecasts: &'a [UsageForecast],
     /// The newest billing period; none when no bill can be made.
     pub statement: Option<&'a Statement>,
     /// Of the same period; none when nothing is known of costs.
@@ -59,6 +62,10 @@ pub fn customer(view: &CustomerView<'_>, now: Timestamp) -> String {
         }
         h2 { "What may be used" }
         (entitlements(view, now))
+        @if !view.forecasts.is_empty() {
+            h2 { "What is expected" }
+            (expected(view))
+        }
         h2 { "What will be billed" }
         (money(view))
         @if let Some(margin) = view.margin {
@@ -125,6 +132,61 @@ fn entitlements(view: &CustomerView<'_>, now: Timestamp) -> Markup {
     html! {
         (scroll("What may be used", table))
         p.soft.block { @if let Some(at) = decided { "Decided " (ago(at, now)) "." } }
+    }
+}
+
+/// The end of the month and of the billing period, if usage goes on as before.
+fn expected(view: &CustomerView<'_>) -> Markup {
+    let bill = |of: &UsageForecast| {
+        let bill = of.bill.as_ref();
+        let written = |minor: i64, currency: &str| crate::format::money(minor, currency);
+        html! {
+            @match bill {
+                Some(bill) => {
+                    (written(bill.p50_minor, &bill.currency))
+                    @if let Some(p90) = bill.p90_minor { br; span.soft { "P90 " (written(p90, &bill.currency)) } }
+                }
+                None => "–",
+            }
+        }
+    };
+    let row = |of: &UsageForecast| {
+        let unit = usage::unit(&view.settings.units, &of.meter);
+        html! {
+            tr {
+                th.whole scope="row" { (name(view, &of.meter)) }
+                td.n data-label="Booked" title=(of.booked) { (format::rounded(of.booked)) }
+                td.n data-label="Month end" title=(of.p50) {
+                    (format::rounded(of.p50)) " " (unit)
+                    @if let Some(p90) = of.p90 { br; span.soft { "P90 " (format::rounded(p90)) } }
+                }
+                td.n data-label="Included until" { @if let Some(day) = of.included_on { (day) } @else { "–" } }
+                td.n data-label="Limit on" { @if let Some(day) = of.limit_on { (day) } @else { "–" } }
+                td.n data-label="Bill" { (bill(of)) }
+            }
+        }
+    };
+    let table = html! {
+        table.stack {
+            thead {
+                tr {
+                    th scope="col" { "What" }
+                    th.n scope="col" { "Booked" }
+                    th.n scope="col" { "Month end" }
+                    th.n scope="col" { "Included until" }
+                    th.n scope="col" { "Limit on" }
+                    th.n scope="col" { "Bill" }
+                }
+            }
+            tbody { @for of in view.forecasts { (row(of)) } }
+        }
+    };
+    html! {
+        (scroll("What is expected", table))
+        p.soft.block {
+            "Half of all months end with more than the first amount, and one of ten with more than P90. Days and bills are those of the billing period. "
+            code { "meter forecast " (view.customer.id) } " forecasts anew."
+        }
     }
 }
 

@@ -36,7 +36,6 @@ pub use report::report;
 pub use runbook::runbook;
 pub use statement::statement;
 pub use status::{RUNS, status};
-pub(crate) use usage::forecast;
 
 /// A browser may only show these pages and send their own forms.
 pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; \

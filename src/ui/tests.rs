@@ -5,11 +5,16 @@ use std::collections::BTreeMap;
 use books::audit::stats::{
     BillStats, BooksStats, CustomerStats, DayUsage, Decisions, MonthNote, MonthUsage, NearLimit,
 };
+use books::forecast::backtest::{Backtest, RuleScore};
+use books::forecast::model::MonthEnd;
+use books::forecast::rule::ForecastRule;
+use books::forecast::stored::{ForecastAccuracy, MeterForecast, UsageForecast};
 use books::stripe::alarm::TargetAlarm;
 use books::stripe::difference::Difference;
 use books::units::quantity::Quantity;
 use books::usage::bill::{BillNote, NoteKind};
 use jiff::{SignedDuration, Timestamp};
+use rust_decimal::Decimal;
 
 use super::*;
 use crate::health::{BillingMode, Finding, Overview, Severity};
@@ -269,26 +274,52 @@ fn an_empty_status_says_what_to_do() {
 }
 
 #[test]
-fn figures_are_exact_and_the_forecast_is_the_average_of_booked_days() {
+fn figures_are_exact_and_the_forecast_names_its_rule_and_error() {
     let mut overview = empty();
     let (meter, day) = ("chime_minutes".to_owned(), "2026-03-09".to_owned());
     let (attributed, unattributed) = (q("1234.0000000001"), q("5.5"));
     overview.books.month.push(MonthUsage { meter: meter.clone(), attributed, unattributed, days: 10 });
     overview.books.days.push(DayUsage { day, meter, attributed, unattributed });
     let page = status_of(&overview, &[], 0);
-    for text in [
-        "1,239.5000000001",
-        "1,234.0000000001",
-        "minutes in 10 days of March",
-        "About 3,842 by the end of March",
-        "0.4\u{a0}%",
-    ] {
+    for text in ["1,239.5000000001", "1,234.0000000001", "minutes in 10 days of March", "0.4\u{a0}%"] {
         assert!(page.contains(text), "{text}");
     }
-    let today = "2026-03-11".parse().unwrap();
-    assert_eq!(usage::forecast(q("10"), 10, today), Some(q("31")));
-    assert_eq!(usage::forecast(q("10"), 0, today), None);
-    assert_eq!(usage::forecast(q("10"), 31, today), None);
+    assert!(!page.contains("By the end of"), "nothing was forecast");
+    overview.books.forecasts.push(meter_forecast("chime_minutes"));
+    let page = status_of(&overview, &[], 0);
+    let says = "By the end of March: about 3,842 (P50), and in nine of ten months no more than 4,100 (P90). \
+                Rule: same pace; its error in past months was 4.5 %.";
+    assert!(page.contains(says), "{page}");
+    overview.books.forecasts[0].forecast.p90 = None;
+    overview.books.forecasts[0].accuracy.as_a_whole.scores.clear();
+    let page = status_of(&overview, &[], 0);
+    let says = "By the end of March: about 3,842 (P50). Rule: same pace; no past month could be tried yet.";
+    assert!(page.contains(says), "{page}");
+}
+
+/// A forecast of March by a naive rule.
+fn meter_forecast(meter: &str) -> MeterForecast {
+    let score = RuleScore {
+        rule: ForecastRule::SamePace,
+        forecasts: 9,
+        error: Some(Decimal::new(454, 4)),
+        bounded: 9,
+        coverage: Some(Decimal::new(9, 1)),
+    };
+    let tried = Backtest { scores: vec![score], used: ForecastRule::SamePace, months: vec![] };
+    let end = MonthEnd { p50: q("3842.4"), p90: Some(q("4100")) };
+    MeterForecast {
+        forecast: UsageForecast::new("", meter, "2026-03".parse().unwrap(), (q("1239.5"), end)),
+        accuracy: ForecastAccuracy {
+            meter: meter.into(),
+            settled_through: "2026-03-09".parse().unwrap(),
+            sampled: 1,
+            customers: 1,
+            by_customer: tried.clone(),
+            as_a_whole: tried,
+        },
+        at: "2026-03-10T05:20:00Z".parse().unwrap(),
+    }
 }
 
 #[test]

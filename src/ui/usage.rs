@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use books::audit::stats::{DAYS, DayUsage, MonthUsage};
+use books::forecast::stored::MeterForecast;
 use books::units::quantity::Quantity;
 use jiff::ToSpan;
 use jiff::civil::Date;
@@ -12,6 +13,7 @@ use super::StatusView;
 use super::chart::{self, Bar};
 use super::format;
 use super::layout::scroll;
+use crate::format::percent_of as percent;
 use crate::health::NO_BILL;
 
 /// One card for each meter with booked usage.
@@ -56,7 +58,7 @@ fn card(id: &str, meter: &str, unit: &str, view: &StatusView<'_>, today: Date) -
         section.card.meter aria-labelledby=(id) {
             h3.id #(id) title=(meter) { (name(view.names, meter)) }
             @match month {
-                Some(month) => (so_far(month, unit, today)),
+                Some(month) => (so_far(month, unit, view, today)),
                 None => { p.empty { "Nothing is booked in " (today.strftime("%B").to_string()) " yet." } }
             }
             @if booked.is_empty() {
@@ -78,7 +80,8 @@ fn card(id: &str, meter: &str, unit: &str, view: &StatusView<'_>, today: Date) -
 }
 
 /// The month so far, and its forecast.
-fn so_far(month: &MonthUsage, unit: &str, today: Date) -> Markup {
+fn so_far(month: &MonthUsage, unit: &str, view: &StatusView<'_>, today: Date) -> Markup {
+    let forecast = view.overview.books.forecasts.iter().find(|of| of.forecast.meter == month.meter);
     let total = month.attributed + month.unattributed;
     let name = today.strftime("%B").to_string();
     let share = format::share(month.unattributed, total);
@@ -88,9 +91,7 @@ fn so_far(month: &MonthUsage, unit: &str, today: Date) -> Markup {
             span { (unit) " in " (format::counted(month.days, "day", "days")) " of " (name) }
         }
         p.soft {
-            @if let Some(forecast) = forecast(total, month.days, today) {
-                "About " (format::about(forecast)) " by the end of " (name) ", if its other days are like these. "
-            }
+            @if let Some(of) = forecast { (expected(of, &name)) }
             @if month.unattributed.is_zero() {
                 "All of it belongs to customers."
             } @else {
@@ -100,15 +101,19 @@ fn so_far(month: &MonthUsage, unit: &str, today: Date) -> Markup {
     }
 }
 
-/// The average of the booked days, times the days of the month. `None` when no day or every day is
-/// booked.
-pub(crate) fn forecast(total: Quantity, booked: i64, today: Date) -> Option<Quantity> {
-    let all = today.days_in_month();
-    if booked <= 0 || booked >= i64::from(all) {
-        return None;
+/// What is expected by the end of the month, and how good that was in past months.
+fn expected(of: &MeterForecast, name: &str) -> Markup {
+    let MeterForecast { forecast, accuracy, .. } = of;
+    let tried = &accuracy.as_a_whole;
+    html! {
+        "By the end of " (name) ": about " (format::about(forecast.p50)) " (P50)"
+        @if let Some(p90) = forecast.p90 { ", and in nine of ten months no more than " (format::about(p90)) " (P90)" }
+        ". Rule: " (tried.used.words())
+        @match tried.error() {
+            Some(error) => { "; its error in past months was " (percent(Some(error))) ". " }
+            None => "; no past month could be tried yet. ",
+        }
     }
-    let sum = total.scaled().checked_mul(i128::from(all))?;
-    Some(Quantity::from_scaled(sum.div_euclid(i128::from(booked))))
 }
 
 /// A bar for each day of the month so far, whether something is booked of it or not. Until a day of

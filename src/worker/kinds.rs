@@ -12,6 +12,7 @@ use jobs::context::Context;
 use jobs::deliver_notifications::DeliverNotifications;
 use jobs::enforce_budgets::EnforceBudgets;
 use jobs::fold_measurements::FoldMeasurements;
+use jobs::forecast_usage::ForecastUsage;
 use jobs::ingest_access_logs::IngestAccessLogs;
 use jobs::ingest_cur::{CheckMonths, IngestCur, IngestPart};
 use jobs::ingest_inventory::IngestInventory;
@@ -156,6 +157,7 @@ impl Kinds {
             Kind::of::<ReconcileStripe>(),
             Kind::of::<RollCounters>(),
             Kind::of::<FoldMeasurements>(),
+            Kind::of::<ForecastUsage>(),
             Kind::of::<VerifyBooks>(),
             Kind::of::<OperatorDigest>(),
             Kind::of::<Probe>(),

@@ -18,6 +18,7 @@ use jiff::tz::TimeZone;
 use jobs::deliver_notifications::DeliverNotifications;
 use jobs::enforce_budgets::EnforceBudgets;
 use jobs::fold_measurements::FoldMeasurements;
+use jobs::forecast_usage::ForecastUsage;
 use jobs::ingest_access_logs::IngestAccessLogs;
 use jobs::ingest_cur::{CheckMonths, IngestCur};
 use jobs::ingest_inventory::IngestInventory;
@@ -89,6 +90,7 @@ pub fn table(config: &Config) -> Vec<Schedule> {
         reconcile_stripe,
         roll_counters,
         fold_measurements,
+        forecast_usage,
         verify_books,
         operator_digest,
     } = &config.schedule;
@@ -112,6 +114,7 @@ pub fn table(config: &Config) -> Vec<Schedule> {
         schedule("reconcile_stripe", "reconcile_stripe", reconcile_stripe, |tick| one(&ReconcileStripe {}, tick)),
         schedule("roll_counters", "roll_counters", roll_counters, |tick| one(&RollCounters {}, tick)),
         schedule("fold_measurements", "fold_measurements", fold_measurements, |tick| one(&FoldMeasurements {}, tick)),
+        schedule("forecast_usage", "forecast_usage", forecast_usage, |tick| one(&ForecastUsage {}, tick)),
         schedule("verify_books", "verify_books", verify_books, |tick| one(&VerifyBooks {}, tick)),
         schedule("operator_digest", "operator_digest, if somebody receives it", operator_digest, digests),
     ]

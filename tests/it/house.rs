@@ -10,7 +10,7 @@ use crate::tidy::{files, read, root};
 /// below.
 const FLOORS: [(&str, &[&str]); 2] = [("books", BOOKS), ("src", SRC)];
 const BOOKS: &[&str] =
-    &["units", "store", "measured", "shared_bucket", "limits", "customers", "usage", "stripe", "audit"];
+    &["units", "store", "measured", "shared_bucket", "limits", "customers", "usage", "stripe", "forecast", "audit"];
 const SRC: &[&str] = &[
     "exit",
     "format",

@@ -8,7 +8,7 @@ use clap::CommandFactory;
 use crate::support::Workspace;
 
 /// Every command that takes a customer's id, with one that is unknown.
-const LINES: [&str; 23] = [
+const LINES: [&str; 24] = [
     "customer show bob",
     "customer set bob --plan core",
     "customer erase bob --reason gone",
@@ -20,6 +20,7 @@ const LINES: [&str; 23] = [
     "explain-entitlement bob chime_minutes",
     "explain bob --meter storage_gb --day 2026-11-03",
     "bill bob",
+    "forecast bob",
     "margin bob --period 2026-10",
     "statement bob --json",
     "turn bob",

@@ -30,6 +30,7 @@ mod erased;
 mod explain;
 mod faults;
 mod fetch;
+mod forecast;
 mod freshness;
 mod hold;
 mod hostile_text;

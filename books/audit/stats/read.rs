@@ -10,6 +10,7 @@ use super::{
     BillStats, BooksStats, CustomerStats, DAYS, DayUsage, Decisions, MANY, MeterDay, MonthNote, MonthUsage, NearLimit,
     NotificationStats, SHARED_DAYS, StripeStats, TaggedLines,
 };
+use crate::forecast::stored::{meter_forecasts, unusual_days};
 use crate::limits::settled::{newest_bills, usage_through};
 use crate::measured::accuracy::kept_accuracy;
 use crate::shared_bucket::stored::booked_shares;
@@ -124,6 +125,8 @@ pub async fn books_stats(c: &Connection, now: Timestamp) -> Result<BooksStats, B
         stripe,
         (notifications, operator_messages),
         accuracy,
+        forecasts,
+        unusual,
         shares,
         costs,
         entries,
@@ -136,6 +139,8 @@ pub async fn books_stats(c: &Connection, now: Timestamp) -> Result<BooksStats, B
         stripe(c),
         notifications(c),
         kept_accuracy(c),
+        meter_forecasts(c, Month::of(now)),
+        unusual_days(c),
         booked_shares(c, first, today),
         billed_costs(c, None),
         first_row(c, entries, ()),
@@ -157,6 +162,8 @@ pub async fn books_stats(c: &Connection, now: Timestamp) -> Result<BooksStats, B
         notifications,
         operator_messages,
         accuracy,
+        forecasts,
+        unusual,
         shares,
         costs,
         size_bytes,

@@ -13,6 +13,7 @@ mod costs;
 mod due;
 mod enforce;
 mod erased;
+mod forecast;
 mod forms;
 mod histories;
 mod hold;

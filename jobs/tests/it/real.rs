@@ -4,6 +4,11 @@
 use std::io::Write;
 use std::path::Path;
 
+use books::forecast::backtest::Histories;
+use books::forecast::model::MeterModel;
+use books::forecast::pattern::WeekdayFactors;
+use books::forecast::rule::{ForecastRule, Horizon, expected};
+use books::units::calendar::Day;
 use books::usage::bill::MeterTotals;
 use books::usage::meter::{Pattern, Rules};
 use jobs::ingest_cur::{IngestCur, IngestOutcome, IngestReport};
@@ -140,6 +145,43 @@ async fn every_booked_cell_of_the_real_bills_is_the_sum_of_its_lines() {
     }
     assert!(of_april[0].0 > 10 && of_april[0].1 > 30, "{of_april:?}");
     assert!(of_april.iter().all(|found| *found == of_april[0]), "{of_april:?}");
+}
+
+/// One month is too little for a bound, and for a month that could be tried. The rules can be
+/// applied to it: docs/forecast.md has the table.
+#[tokio::test]
+async fn the_rules_forecast_the_end_of_the_real_month() {
+    let Some(data) = real_files() else { return };
+    let world = IngestFixture::with(many_meters("cost_center")).await;
+    lay_out_legacy(&data, &world.bucket());
+    ingest(&world, "2018-10").await;
+    let books = &world.context.books;
+    let (first, last): (Day, Day) = ("2018-10-01".parse().unwrap(), "2018-10-31".parse().unwrap());
+    let all = books.usage_of_meters((first, last)).await.unwrap();
+    let days = |meter: &str| -> Vec<i128> {
+        let day = |n| Day::from_epoch(first.epoch() + n).unwrap();
+        (0..31).map(|n| all.get(&(meter.to_owned(), day(n))).map_or(0, |used| used.scaled())).collect()
+    };
+    let mut rows = vec![];
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/forecast.md")).unwrap();
+    for meter in ["storage_gb", "volumes", "boxes", "regional"] {
+        let days = days(meter);
+        let month: i128 = days.iter().sum();
+        let error = |rule: ForecastRule| {
+            let off = [7, 14, 21].map(|after| {
+                let horizon = Horizon { so_far: after, days: 31 - after };
+                let rest = expected(rule, &days[..after], &WeekdayFactors::of(&days[..after]), horizon).sum();
+                (rest - days[after..].iter().sum::<i128>()).abs() * 1_000 / month
+            });
+            off.map(|thousandths| format!("{}.{} %", thousandths / 10, thousandths % 10)).join(" / ")
+        };
+        rows.push(format!("| `{meter}` | {} |", ForecastRule::ALL.map(error).join(" | ")));
+        let series = vec![days];
+        let of = Histories { first, series: &series, all: &series[0] };
+        let model = MeterModel::learn(of, Horizon { so_far: 21, days: 10 });
+        assert_eq!((model.backtest.months.len(), model.forecast(&series[0], 10).rest().p90), (0, None));
+    }
+    assert!(page.contains(&rows.join("\n")), "docs/forecast.md lacks this table:\n{}", rows.join("\n"));
 }
 
 #[tokio::test]

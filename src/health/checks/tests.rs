@@ -1,6 +1,8 @@
 //! Each finding, with a state that has it and one that just has not.
 
 use books::audit::stats::{BillStats, BooksStats, CustomerStats, MonthNote};
+use books::forecast::stored::UnusualOfMeter;
+use books::forecast::unusual::LikelyCause;
 use books::measured::accuracy::{Excess, MeterAccuracy, TwoWitnesses};
 use books::shared_bucket::Measure;
 use books::shared_bucket::shares::ShareState;
@@ -115,6 +117,20 @@ fn accuracy(s: &mut Overview, finding: Option<Excess>, differing_customers: u64)
     });
 }
 
+/// So many unusual days of a meter, of which the ten largest are named.
+fn unusual_of(s: &mut Overview, total: u64, day: &str) {
+    let named = |n: u64| UnusualDay {
+        meter: "m".into(),
+        customer: Some(format!("c{n}")),
+        day: day.parse().unwrap(),
+        used: "1200.5".parse().unwrap(),
+        expected: "100".parse().unwrap(),
+        cause: LikelyCause::Restatement,
+    };
+    let days = (1..=total.min(10)).map(named).collect();
+    s.books.unusual.push(UnusualOfMeter { meter: "m".into(), total, days });
+}
+
 /// A day of a shared bucket that ended so many hours ago, and was billed with 10 units.
 fn share(s: &mut Overview, state: ShareState, predicted: &str, hours: i64) {
     s.books.shares = vec![BookedShare {
@@ -136,7 +152,7 @@ fn share(s: &mut Overview, state: ShareState, predicted: &str, hours: i64) {
 }
 
 /// Each finding, a change that causes it, and a change that is just not enough.
-const CASES: [(&str, Change, Change); 41] = [
+const CASES: [(&str, Change, Change); 42] = [
     ("MeterAttention", |s| kind(s, "push_stripe").attention = true, |s| kind(s, "push_stripe").attention = false),
     ("MeterExportNeverRead", |s| s.exports[0].was_read = false, |s| s.exports.clear()),
     (
@@ -149,6 +165,7 @@ const CASES: [(&str, Change, Change); 41] = [
     ),
     ("MeterMeasuredDiffers", |s| accuracy(s, Some(Excess::BilledMore), 0), |s| accuracy(s, None, 0)),
     ("MeterMeasuredDiffers", |s| accuracy(s, None, 1), |s| s.books.accuracy.clear()),
+    ("MeterUsageUnusual", |s| unusual_of(s, 1, "2026-03-08"), |s| unusual_of(s, 1, "2026-03-07")),
     ("MeterSharesUncertain", |s| share(s, ShareState::Held, "4", 30), |s| share(s, ShareState::Open, "4", 30)),
     ("MeterSharesUncertain", |s| share(s, ShareState::NoReport, "0", 73), |s| share(s, ShareState::NoReport, "0", 72)),
     (
@@ -396,4 +413,35 @@ fn the_worst_comes_first() {
     both.books.bills[0].on_hold = 1;
     both.books.stripe.alarms = 1;
     assert_eq!(run(&both).iter().map(|f| f.severity).collect::<Vec<_>>(), [Severity::Critical, Severity::Warning]);
+}
+
+#[test]
+fn the_largest_unusual_days_are_named_and_the_others_counted() {
+    let found = |change: &dyn Fn(&mut Overview)| {
+        let mut s = calm();
+        change(&mut s);
+        run(&s)
+    };
+    let of = found(&|s| unusual_of(s, 1, "2026-03-08"));
+    let what = "c1 used 1,200.5 of m on 2026-03-08, and 100 were expected; likely cause: \
+                a later bill changed the day (restatement)";
+    assert_eq!((of.len(), of[0].subject.as_str(), of[0].what.as_str()), (1, "m c1", what));
+    assert_eq!(of[0].act, "meter explain c1 --meter m --day 2026-03-08");
+    let of = found(&|s| unusual_of(s, 300, "2026-03-08"));
+    assert_eq!((of.len(), of[10].subject.as_str()), (11, "others"));
+    assert!(of[10].what.starts_with("290 days more"), "{}", of[10].what);
+    // ten of all meters together
+    let of = found(&|s| {
+        unusual_of(s, 6, "2026-03-08");
+        unusual_of(s, 6, "2026-03-09");
+    });
+    assert_eq!((of.len(), of[10].what.split(' ').next().unwrap()), (11, "2"));
+    // the meter as a whole, and what has no customer
+    let of = found(&|s| {
+        unusual_of(s, 2, "2026-03-08");
+        s.books.unusual[0].days[0].customer = None;
+        s.books.unusual[0].days[1].customer = Some(String::new());
+    });
+    let subjects: Vec<&str> = of.iter().map(|of| of.subject.as_str()).collect();
+    assert_eq!(subjects, ["m", "m without a customer"]);
 }
