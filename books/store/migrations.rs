@@ -78,6 +78,7 @@ const MIGRATIONS: &[Migration] = migrations![
     44 "0044_operator_messages",
     45 "0045_cost_meters",
     46 "0046_job_failures",
+    48 "0048_applied_plans",
 ];
 
 /// The schema version that this build works with.
