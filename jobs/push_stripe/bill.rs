@@ -275,6 +275,12 @@ impl CustomerPages {
         Ok(Self { next, is_last: customer.is_some(), parts: vec![] })
     }
 
+    /// Of these customers.
+    pub(super) fn listed(asked: &[DueSince]) -> Self {
+        let parts = asked.chunks(usize::try_from(PAGE).unwrap_or(usize::MAX)).map(<[DueSince]>::to_vec);
+        Self { next: vec![], is_last: true, parts: parts.rev().collect() }
+    }
+
     /// The next page; none after the last one. `since` says from when on the periods of a customer
     /// are loaded.
     pub(super) async fn next(

@@ -345,7 +345,12 @@ impl SimulationRun {
 }
 
 /// What plans make of a meter's usage, as Stripe charges it. Pure.
-fn outcome(plans: &Plans, period: &DuePeriod, (meter, rated): (&str, &Rated), per_unit: Decimal) -> PriceOutcome {
+pub(super) fn outcome(
+    plans: &Plans,
+    period: &DuePeriod,
+    (meter, rated): (&str, &Rated),
+    per_unit: Decimal,
+) -> PriceOutcome {
     let terms = plans.at(&rated.plan, period.start).and_then(|plan| plan.meters.get(meter)).copied();
     let cut = if rated.house.is_zero() { Cut::Nowhere } else { Cut::AtBudget };
     let quantity = target(rated.reported, per_unit, cut).unwrap_or(i64::MAX);
