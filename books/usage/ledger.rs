@@ -72,7 +72,7 @@ pub struct Adjustment {
 }
 
 /// An entry as it is booked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct BookedEntry {
     /// Customer id; empty for usage without a tag.
     pub customer: String,

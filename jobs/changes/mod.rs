@@ -20,4 +20,4 @@ pub use self::make::{Made, WantedChange, make};
 pub use self::plan::{
     ChangePlan, PlanEffects, PlanFileError, PlanState, PlannedAcceptance, PlannedBase, PlannedBill, PlannedMeter,
 };
-pub use self::revert::{Opposite, OppositeError, opposite};
+pub use self::revert::{Opposite, OppositeError, RestsOn, opposite};

@@ -11,7 +11,8 @@ use crate::job::Failure;
 use books::store::error::BooksError;
 use books::stripe::pushed::{PushedSince, UsedDays};
 use books::usage::applied_plans::{AppliedPlan, ChangeRecord, NewRevert};
-use books::usage::booking::Booking;
+use books::usage::bill::BillId;
+use books::usage::booking::{Booking, BookingOrigin};
 use books::usage::ledger::UNATTRIBUTED;
 use books::usage::reverting::RevertError;
 
@@ -39,6 +40,16 @@ impl From<Failure> for OppositeError {
     fn from(failure: Failure) -> Self {
         Self::Failed(failure)
     }
+}
+
+/// What a bill rests on once a plan is taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestsOn {
+    /// Nothing of it was booked before the plan.
+    Nothing,
+    /// A version that was read by the configuration of now.
+    ThisConfiguration,
+    OtherConfiguration,
 }
 
 /// The opposite of an applied plan, ready to be booked.
@@ -95,6 +106,16 @@ fn used_days(bookings: &[Booking]) -> Vec<UsedDays> {
 }
 
 impl Opposite {
+    /// What each bill rests on then. `rules` is the digest of the rules of now.
+    pub fn rests_on(&self, rules: &str) -> Vec<(&BillId, RestsOn)> {
+        let of = |booking: &Booking| match booking.origin {
+            BookingOrigin::TakesBack { before: None, .. } => RestsOn::Nothing,
+            _ if booking.version.key.rules_digest == rules => RestsOn::ThisConfiguration,
+            _ => RestsOn::OtherConfiguration,
+        };
+        self.bookings.iter().map(|booking| (&booking.version.bill, of(booking))).collect()
+    }
+
     /// Books it, whole or not at all.
     ///
     /// # Errors

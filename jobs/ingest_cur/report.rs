@@ -43,6 +43,11 @@ pub enum IngestOutcome {
 }
 
 impl IngestOutcome {
+    /// True when a booking would change the books.
+    pub fn would_change(self) -> bool {
+        self == Self::WouldApply
+    }
+
     /// True when the version waits for a person.
     pub fn needs_attention(self) -> bool {
         matches!(self, Self::OnHold | Self::WouldHold)
