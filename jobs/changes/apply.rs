@@ -6,7 +6,7 @@ use super::make::{Made, WantedChange, make};
 use super::moved::moved;
 use super::plan::{ChangePlan, PlannedBill};
 use crate::context::Context;
-use crate::ingest_cur::{Acceptance, tidy_up};
+use crate::ingest_cur::{Acceptance, hold, tidy_up};
 use crate::job::Failure;
 use books::store::error::BooksError;
 use books::usage::applied_plans::{AppliedPlan, ChangeRecord, NewAppliedPlan};
@@ -64,10 +64,17 @@ pub async fn apply(
         return Err(ApplyError::Empty);
     }
     let wanted: Vec<WantedChange> = plan.bills.iter().map(|bill| wanted(bill, &approval)).collect();
-    let Made { plan: is, bookings, .. } = make(context, &wanted, &plan.made_by, now).await?;
+    let Made { plan: is, mut bookings, .. } = make(context, &wanted, &plan.made_by, now).await?;
     let moved = moved(plan, &is);
     if !moved.is_empty() {
         return Err(ApplyError::Moved(moved));
+    }
+    for booking in &mut bookings {
+        let bill = &booking.version.bill;
+        if plan.held().any(|held| (&held.payer, held.month) == (&bill.payer, bill.month)) {
+            let (by, of) = ((approval.actor.as_str(), approval.reason.as_str()), &booking.version.key.version);
+            booking.accepted_by = Some(hold::accepted_entry(by, (of, &bill.payer), bill.month));
+        }
     }
     tidy_up(context, now).await?;
     let record = ChangeRecord::Applied(NewAppliedPlan {

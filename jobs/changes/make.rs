@@ -11,7 +11,7 @@ use super::plan::{
 use crate::context::Context;
 use crate::enforce_budgets::{ChangedAnswers, PlannedUsage, changed_answers};
 use crate::ingest_cur::{
-    Acceptance, Decision, IngestCur, IngestOutcome, IngestReport, MeterChange, Prepared, Purpose, prepare,
+    Acceptance, Decision, IngestCur, IngestReport, MeterChange, Prepared, Purpose, prepare,
 };
 use crate::job::Failure;
 use crate::push_stripe::{ChangedBills, changed_bills};
@@ -43,13 +43,6 @@ pub struct Made {
     /// What was found of each bill.
     pub reports: Vec<IngestReport>,
     pub(super) bookings: Vec<Booking>,
-}
-
-impl Made {
-    /// Whether a version would be put on hold: what would be booked of it is not decided.
-    pub fn is_held(&self) -> bool {
-        self.reports.iter().any(|report| report.outcome == IngestOutcome::WouldHold)
-    }
 }
 
 /// Makes the plan of what the ingest of some bills would book now. Writes nothing.
@@ -119,6 +112,7 @@ fn planned(report: &IngestReport, current: Option<CurrentVersion>, accept: Optio
             seen: of.seen.clone(),
             reason: of.reason.clone(),
         }),
+        hold: report.hold_reasons.clone(),
         accepted: report.accepted.clone(),
         warnings: report.warnings.clone(),
         meters: report.meters.iter().map(meter).collect(),
@@ -147,7 +141,7 @@ fn add(usage: &mut PlannedUsage, booking: &Booking, differences: &[UsageDifferen
 
 /// Refuses what cannot be booked together. Pure.
 fn check(bills: &[PlannedBill]) -> Result<(), String> {
-    let changed: Vec<&PlannedBill> = bills.iter().filter(|b| b.outcome == IngestOutcome::WouldApply).collect();
+    let changed: Vec<&PlannedBill> = bills.iter().filter(|bill| bill.outcome.would_change()).collect();
     let mut by_bill: BTreeMap<(&str, Month), &str> = BTreeMap::new();
     for bill in &changed {
         if let Some(other) = by_bill.insert((&bill.payer, bill.month), &bill.export) {

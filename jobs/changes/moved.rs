@@ -55,8 +55,11 @@ fn moved_bill(was: &PlannedBill, is: &PlannedBill) -> Option<String> {
     if was.reports_digest != is.reports_digest {
         return Some(format!("S3's reports about shared buckets, by which {name} is apportioned"));
     }
-    if was.outcome != is.outcome {
-        return Some(format!("what becomes of {name}: it would be booked then, and is not now, or the other way round"));
+    if was.outcome.would_change() != is.outcome.would_change() {
+        return Some(format!("whether something of {name} is to be booked"));
+    }
+    if was.hold != is.hold {
+        return Some(format!("what would put {name} on hold"));
     }
     (was.differences != is.differences).then(|| format!("the differences of {name}"))
 }

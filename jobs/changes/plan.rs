@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::enforce_budgets::ChangedAnswer;
 use crate::ingest_cur::IngestOutcome;
+use crate::ingest_cur::hold::HoldReason;
 use crate::push_stripe::ChangedBill;
 use books::units::calendar::Month;
 use books::units::quantity::Quantity;
@@ -82,7 +83,9 @@ pub struct PlannedBill {
     pub booked: Option<PlannedBase>,
     /// A version on hold that a person accepts.
     pub accept: Option<PlannedAcceptance>,
-    /// What would have put it on hold and is accepted.
+    /// What would put it on hold; who applies the plan accepts that.
+    pub hold: Vec<HoldReason>,
+    /// All that would have put it on hold; what of it is not in `hold` is accepted already.
     pub accepted: String,
     /// What a person should know of it.
     pub warnings: Vec<String>,
@@ -163,12 +166,17 @@ impl ChangePlan {
 
     /// The bills of which something would be booked.
     pub fn changed(&self) -> impl Iterator<Item = &PlannedBill> {
-        self.bills.iter().filter(|bill| bill.outcome == IngestOutcome::WouldApply)
+        self.bills.iter().filter(|bill| bill.outcome.would_change())
     }
 
     /// True when applying it would book nothing.
     pub fn is_empty(&self) -> bool {
         self.changed().next().is_none()
+    }
+
+    /// The bills that would be put on hold if they were not accepted.
+    pub fn held(&self) -> impl Iterator<Item = &PlannedBill> {
+        self.bills.iter().filter(|bill| !bill.hold.is_empty())
     }
 
     /// The text of its file: JSON, each difference and each customer on a line.
@@ -333,6 +341,7 @@ mod tests {
             reports_digest: String::new(),
             booked: None,
             accept: None,
+            hold: vec![],
             accepted: String::new(),
             warnings: vec![],
             meters: vec![],

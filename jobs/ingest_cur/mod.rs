@@ -154,7 +154,7 @@ pub(crate) enum Purpose {
     Book,
     DryRun,
     /// A person looks at the change before it is booked. So a version that was taken back is read
-    /// again, and is not put on hold again: its reasons were decided when it was booked.
+    /// again, and one with reasons to hold it is booked when the plan is applied.
     Plan,
 }
 
@@ -315,7 +315,7 @@ impl Run<'_> {
         let IngestReport { restatements, growths, impossible_days, .. } = &report;
         let changes = Changes { restatements, growths, impossible_days: impossible_days.as_deref() };
         let reasons = hold::reasons(&totals, &changes);
-        let undecided = if self.was_decided(&shared.digest) { vec![] } else { hold::undecided(&reasons, policy) };
+        let undecided = hold::undecided(&reasons, policy);
         let words =
             if undecided.is_empty() { String::new() } else { hold::stored(&undecided, &totals.observed.checksum()) };
         let accepted_by = self.accepted_by(&words, &mut report)?;
@@ -333,7 +333,9 @@ impl Run<'_> {
             (true, _) => IngestOutcome::WouldApply,
             (false, _) => IngestOutcome::WouldHold,
         };
-        if report.hold_reasons.is_empty() {
+        // who applies a plan accepts what it says
+        let is_decided = report.hold_reasons.is_empty() || *purpose == Purpose::Plan;
+        if is_decided {
             report.accepted = hold::found(&reasons);
         }
         let version = Version { reports_digest: shared.digest, ..self.version(&report, &totals) };
@@ -344,7 +346,7 @@ impl Run<'_> {
             Purpose::Book | Purpose::DryRun => vec![],
         };
         let key = Some(version.key.clone());
-        let decision = if report.hold_reasons.is_empty() {
+        let decision = if is_decided {
             let Totals { lines, cost_lines, meters, .. } = totals;
             Decision::Book(Box::new(Booking {
                 version,
@@ -365,11 +367,6 @@ impl Run<'_> {
         Ok(Prepared { report, decision, key, current, differences })
     }
 
-    /// Whether the version was booked before, and a plan would book it again.
-    fn was_decided(&self, reports: &str) -> bool {
-        self.purpose == Purpose::Plan && taken_back(self.delivery.key, &self.booked, reports).is_some()
-    }
-
     /// The entry of the audit log when a person accepted exactly these reasons. Otherwise the
     /// report says why the acceptance does not count.
     ///
@@ -388,12 +385,8 @@ impl Run<'_> {
             Accepted::Other(why) => why.clone(),
             Accepted::Words(_) if undecided.is_empty() => return Ok(None),
             Accepted::Words(words) if words == undecided => {
-                return Ok(Some(AuditEntry {
-                    actor: accept.actor.trim().to_owned(),
-                    action: "ingest --accept".into(),
-                    target: format!("version {} of {} {}", report.version, report.bill.payer, report.bill.month),
-                    reason: accept.reason.trim().to_owned(),
-                }));
+                let (by, bill) = ((accept.actor.as_str(), accept.reason.as_str()), &report.bill);
+                return Ok(Some(hold::accepted_entry(by, (&report.version, &bill.payer), bill.month)));
             }
             Accepted::Words(_) => format!(
                 "version {} was accepted, but something else was found now than when it was put on hold",

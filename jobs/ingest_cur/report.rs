@@ -43,9 +43,9 @@ pub enum IngestOutcome {
 }
 
 impl IngestOutcome {
-    /// True when a booking would change the books.
+    /// True when a plan of the bill has something to book.
     pub fn would_change(self) -> bool {
-        self == Self::WouldApply
+        matches!(self, Self::WouldApply | Self::WouldHold)
     }
 
     /// True when the version waits for a person.

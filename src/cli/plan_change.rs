@@ -11,8 +11,7 @@ use crate::config::Config;
 use crate::exit::Exit;
 use crate::print::{self, OutputFormat};
 
-/// Makes the plan of some bills, and writes it unless nothing would change or a version would be put
-/// on hold.
+/// Makes the plan of some bills, and writes it unless nothing would change.
 pub(super) async fn write(
     (file, format): (&Path, OutputFormat),
     wanted: &[WantedChange],
@@ -23,17 +22,7 @@ pub(super) async fn write(
     let making = make(context, wanted, &made_by, now);
     let made = progress::reading("the plan", &context.read_settings.progress, making).await;
     let made = made.map_err(|why| failure::error(&why).context("no plan was written"))?;
-    let is_held = made.is_held();
     let Made { plan, reports, .. } = made;
-    if is_held {
-        reports.iter().filter(|report| !report.hold_reasons.is_empty()).for_each(|r| print::ingest::show(r, config));
-        print::err(format_args!(
-            "no plan was written: a bill would be put on hold, and what would be booked of it is not decided; put it \
-             on hold with `meter ingest`, and run the command that it prints with --plan {}",
-            file.display()
-        ));
-        return Ok(Exit::NeedsAttention);
-    }
     match format {
         OutputFormat::Json => print::json(&plan)?,
         OutputFormat::Text => {
@@ -56,5 +45,6 @@ pub(super) async fn write(
         print::out(&format!("{name} has every difference; to book exactly that:"));
         print::out(&format!("  meter apply {name} --reason \"why\""));
     }
-    Ok(Exit::Ok)
+    // reasons to hold a bill are accepted by whoever applies the plan
+    Ok(if plan.held().next().is_some() { Exit::NeedsAttention } else { Exit::Ok })
 }

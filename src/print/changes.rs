@@ -11,6 +11,7 @@ use books::usage::ledger::BookedEntry;
 use jiff::Timestamp;
 use jobs::changes::{ChangePlan, Opposite, PlannedBill, RestsOn};
 use jobs::context::Context;
+use jobs::ingest_cur::hold;
 use jobs::push_stripe::ChangedBill;
 
 use super::{count, customer, out, quantity, several, table};
@@ -76,8 +77,13 @@ fn show_bill(bill: &PlannedBill) {
         several(bill.differences.len(), "difference"),
         several(customers.iter().filter(|id| !id.is_empty()).count(), "customer"),
     ));
-    if !bill.accepted.is_empty() {
+    if bill.hold.is_empty() && !bill.accepted.is_empty() {
         out(&format!("  accepted: {}", bill.accepted));
+    }
+    bill.hold.iter().for_each(|reason| out(&format!("  would be put on hold: {}", reason.text)));
+    if !bill.hold.is_empty() {
+        out(&format!("  likely causes: {}", hold::causes(&bill.hold)));
+        out(&format!("  who applies the plan accepts that: {}", hold::if_accepted(&bill.hold)));
     }
     bill.warnings.iter().for_each(|warning| out(&format!("  note: {warning}")));
     let changed = bill.meters.iter().filter(|of| of.before != of.after);

@@ -6,10 +6,11 @@
 
 use testkit::suite_database::run_over_a_server;
 
-const SUITES: [&str; 19] = [
+const SUITES: [&str; 20] = [
     "access_logs::",
     "accuracy::",
     "apportion::",
+    "changes::",
     "costs::",
     "due::",
     "enforce::",
