@@ -111,10 +111,12 @@ pub(super) async fn record(
 ) -> Result<i64, BooksError> {
     let (number, actor, reason, action) = match change {
         ChangeRecord::Applied(NewAppliedPlan { actor, reason, digest, summary, effects }) => {
-            let sql = "INSERT INTO applied_plans (applied_at, actor, reason, digest, summary) VALUES (?1, ?2, ?3, ?4, ?5)";
+            let sql =
+                "INSERT INTO applied_plans (applied_at, actor, reason, digest, summary) VALUES (?1, ?2, ?3, ?4, ?5)";
             let values = params![now, actor.clone(), reason.clone(), digest.clone(), summary.to_string()];
             c.execute(sql, values).await?;
-            let row = first_row(c, "SELECT number FROM applied_plans WHERE digest = ?1", params![digest.clone()]).await?;
+            let row =
+                first_row(c, "SELECT number FROM applied_plans WHERE digest = ?1", params![digest.clone()]).await?;
             let number: i64 = row.ok_or(BooksError::Raced)?.get(0)?;
             insert_effects(c, number, effects).await?;
             (number, actor, reason, "apply")

@@ -519,8 +519,9 @@ pub async fn copy_parts(c: &Connection, from: i64, to: i64) -> Result<(), BooksE
         ("bill_totals", "meter, unit, lines, total, attributed, apportioned, unattributed, excluded, booked"),
         ("bucket_shares", "bucket, meter, measure, class, day, state, billed, predicted, apportioned, digest"),
     ] {
-        let sql =
-            format!("INSERT INTO {table} (version_id, {columns}) SELECT ?2, {columns} FROM {table} WHERE version_id = ?1");
+        let sql = format!(
+            "INSERT INTO {table} (version_id, {columns}) SELECT ?2, {columns} FROM {table} WHERE version_id = ?1"
+        );
         c.execute(&sql, params![from, to]).await?;
     }
     Ok(())

@@ -325,7 +325,8 @@ impl Adjustments {
             }
             let quantity = Quantity::from_scaled(-i128::from(quantity)).to_cell()?;
             let meter = place(meters.binary_search(&meter).unwrap_or(usize::MAX));
-            opposite.push(Adjustment { cell: Cell { customer: place(customers.len() - 1), meter, day, quantity }, kind });
+            opposite
+                .push(Adjustment { cell: Cell { customer: place(customers.len() - 1), meter, day, quantity }, kind });
         }
         Ok(Self { customers, meters, entries: opposite })
     }

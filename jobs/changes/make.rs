@@ -10,9 +10,7 @@ use super::plan::{
 };
 use crate::context::Context;
 use crate::enforce_budgets::{ChangedAnswers, PlannedUsage, changed_answers};
-use crate::ingest_cur::{
-    Acceptance, Decision, IngestCur, IngestReport, MeterChange, Prepared, Purpose, prepare,
-};
+use crate::ingest_cur::{Acceptance, Decision, IngestCur, IngestReport, MeterChange, Prepared, Purpose, prepare};
 use crate::job::Failure;
 use crate::push_stripe::{ChangedBills, changed_bills};
 use books::limits::plan::Plans;
@@ -49,12 +47,7 @@ pub struct Made {
 ///
 /// # Errors
 /// As `ingest_cur`; and when a bill is wanted twice, or too many would change.
-pub async fn make(
-    context: &Context,
-    wanted: &[WantedChange],
-    made_by: &str,
-    now: Timestamp,
-) -> Result<Made, Failure> {
+pub async fn make(context: &Context, wanted: &[WantedChange], made_by: &str, now: Timestamp) -> Result<Made, Failure> {
     context.books.require_migrated().await?;
     let (mut reports, mut bills, mut bookings) = (vec![], vec![], vec![]);
     let mut usage = PlannedUsage::default();
@@ -169,7 +162,11 @@ async fn state(context: &Context) -> Result<PlanState, Failure> {
         rules: context.read_settings.rules.digest(),
         hold: digest(&format!("{:?}", context.read_settings.hold)),
         prices: digest(&(format!("{plans:?}"), mapped, billing.grace, format!("{:?}", billing.overage))),
-        enforcement: digest(&(format!("{:?}", context.enforcement), measured, format!("{:?}", context.measuring.settle_after))),
+        enforcement: digest(&(
+            format!("{:?}", context.enforcement),
+            measured,
+            format!("{:?}", context.measuring.settle_after),
+        )),
     })
 }
 

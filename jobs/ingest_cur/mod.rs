@@ -199,9 +199,8 @@ pub(crate) async fn prepare(
     let bill = BillId { payer: export.payer.clone(), month: job.month };
     let root = export::find(source.as_ref(), &export.prefix, export.format).await?;
     let mut report = IngestReport::empty(&job.export, bill.clone());
-    let nothing = |report, key, current| {
-        Ok(Prepared { report, decision: Decision::Nothing, key, current, differences: vec![] })
-    };
+    let nothing =
+        |report, key, current| Ok(Prepared { report, decision: Decision::Nothing, key, current, differences: vec![] });
     let Some(manifest) = export::newest(source.as_ref(), &root, job.month, Some(now)).await? else {
         let current = context.books.booked_versions(&bill, "").await?.current;
         if let Some(current) = &current {

@@ -37,10 +37,10 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let advice = print::changes::after_revert(&found, &context.read_settings.rules.digest());
     let approval = Approval { actor: actor::current(), reason };
     found.book(&context, approval, now).await.map_err(|why| error(number, why))?;
-    print::out(&format!("change {number} is reverted: every sum is what it was before it"));
+    print::out(&format!("change {number} is reverted: every sum is what it was before"));
     advice.iter().for_each(|line| print::out(line));
     let next = print::decided::Runs::read(&context.books, config, now).await?.next();
-    print::out(&format!("limits follow it from {next}"));
+    print::out(&format!("limits follow from {next}"));
     Ok(Exit::Ok)
 }
 

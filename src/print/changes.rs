@@ -251,9 +251,9 @@ pub(crate) fn opposite(found: &Opposite, context: &Context, now: Timestamp) {
     let titles = ["  customer", "meter", "period from", ">Stripe has", ">to be sent", "invoice"];
     table(&titles, found.pushed.iter().take(NAMED).map(row).collect());
     more(found.pushed.len());
-    out("the next push sends the difference: on an open invoice it is corrected there, that");
-    out("of a final one is carried to the open one, and what would take an invoice below");
-    out("zero waits (docs/stripe.md)");
+    out("the next push sends the difference: on an open invoice it is corrected there,");
+    out("that of a final one is carried to the open one, and what would take an invoice");
+    out("below zero waits (docs/stripe.md)");
 }
 
 /// What a person should know once the plan is reverted.
@@ -261,19 +261,21 @@ pub(crate) fn after_revert(found: &Opposite, rules: &str) -> Vec<String> {
     let mut lines = vec![];
     for (bill, rests_on) in found.rests_on(rules) {
         let name = format!("{} {}", bill.payer, bill.month);
-        lines.push(match rests_on {
-            RestsOn::ThisConfiguration => format!(
-                "{name} rests on the version before again; AWS's next delivery of the month is booked as a whole"
+        let (now, next) = match rests_on {
+            RestsOn::ThisConfiguration => (
+                format!("{name} rests on the version before again, read by this configuration"),
+                "  the next delivery of AWS is booked as a whole",
             ),
-            RestsOn::OtherConfiguration => format!(
-                "{name} rests on a version that was read by another configuration than that of now: put it back, else \
-                 AWS's next delivery of the month books the change again"
+            RestsOn::OtherConfiguration => (
+                format!("{name} rests on the version before again, read by another configuration"),
+                "  than that of now: put it back, else AWS's next delivery books the change again",
             ),
             RestsOn::Nothing => {
-                format!("nothing of {name} is booked now; AWS's next delivery of the month books it")
+                (format!("nothing of {name} is booked now"), "  the next delivery of AWS is booked as a whole")
             }
-        });
+        };
+        lines.extend([now, next.to_owned()]);
     }
-    lines.push("until then the version that was reverted is not booked again by itself".to_owned());
+    lines.push("the version that was reverted is not booked again by itself".to_owned());
     lines
 }
