@@ -1,8 +1,8 @@
 -- Changes of the books that a person looked at before: plans of a change, and what became of them.
 --
--- `meter ingest --plan` writes what it would book into a file, `meter apply` books exactly that, and
--- `meter revert` books the opposite. What a plan changed are the entries of its bookings, so they
--- are kept once, in the ledger.
+-- `meter ingest --plan` writes what it would book into a file, `meter apply` books exactly that,
+-- and `meter revert` books the opposite. What a plan changed are the entries of its bookings, so
+-- they are kept once, in the ledger.
 
 -- Plans that were applied, by number. `digest` names the plan with the state that it rested on;
 -- `summary` has its bills, without names of customers.

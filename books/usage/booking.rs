@@ -163,11 +163,11 @@ impl Database {
         booked.versions.first().copied().ok_or(BooksError::Raced)
     }
 
-    /// As [`Database::book`], for bookings of different bills: all of them count from one commit on,
-    /// or none does. `change` is kept in the same transaction.
+    /// As [`Database::book`], for bookings of different bills: all of them count from one commit
+    /// on, or none does. `change` is kept in the same transaction.
     ///
     /// # Errors
-    /// As [`Database::book`].
+    /// As [`Database::book`]. Of a change that is refused, nothing stays staged.
     pub async fn book_together(
         &self,
         bookings: Vec<Booking>,
@@ -175,25 +175,28 @@ impl Database {
         now: Timestamp,
     ) -> Result<BookedTogether, BooksError> {
         let large = bookings.iter().map(|booking| booking.adjustments.entries.len()).sum::<usize>() > LARGE;
-        let mut staged = vec![];
-        for booking in bookings {
-            // before the transaction, which others wait for
-            let mut days = booking.adjustments.by_meter_and_day()?;
-            // sums of usage; those of costs are in `bill_totals`
-            days.retain(|(meter, ..)| cost_meter(meter).is_none());
-            let days = json(&days)?;
-            let one = self.stage(booking, now).await?;
-            let proven = self.prove(&one).await;
-            if matches!(proven, Err(BooksError::Integrity(_))) {
-                self.remove_booking(one.id).await?;
+        let (mut staged, is_change) = (vec![], change.is_some());
+        let done = match self.stage_all(bookings, &mut staged, now).await {
+            Ok(()) => {
+                let publishing = staged.clone();
+                self.transaction(async move |c| publish_all(c, publishing, change, now).await).await
             }
-            proven?;
-            staged.push((one, days));
+            Err(error) => Err(error),
+        };
+        // what lost a race is gone on with by the next reading of its bill, but for a change
+        let is_over = match &done {
+            Err(BooksError::Integrity(_)) => true,
+            Err(BooksError::Raced) => is_change,
+            _ => false,
+        };
+        if is_over {
+            for (refused, _) in &staged {
+                self.remove_booking(refused.id).await?;
+            }
         }
-        let publishing = staged.clone();
-        let done = self.transaction(async move |c| publish_all(c, publishing, change, now).await).await?;
-        // a remote server may drop a transaction silently, so the versions are read back before they
-        // are reported as booked
+        let done = done?;
+        // a remote server may drop a transaction silently, so the versions are read back before
+        // they are reported as booked
         for ((staged, _), version) in staged.iter().zip(&done.versions) {
             let sql = "SELECT 1 FROM bookings WHERE id = ?1 AND version_id = ?2";
             let (id, version) = (staged.id, *version);
@@ -207,6 +210,26 @@ impl Database {
             tracing::debug!(%error, "the write-ahead log stays as it is");
         }
         Ok(done)
+    }
+
+    /// Stages and proves bookings, each with the sums of its days as JSON.
+    async fn stage_all(
+        &self,
+        bookings: Vec<Booking>,
+        staged: &mut Vec<(Staged, String)>,
+        now: Timestamp,
+    ) -> Result<(), BooksError> {
+        for booking in bookings {
+            // before the transaction, which others wait for
+            let mut days = booking.adjustments.by_meter_and_day()?;
+            // sums of usage; those of costs are in `bill_totals`
+            days.retain(|(meter, ..)| cost_meter(meter).is_none());
+            let days = json(&days)?;
+            let one = self.stage(booking, now).await?;
+            staged.push((one.clone(), days));
+            self.prove(&one).await?;
+        }
+        Ok(())
     }
 
     /// Appends the entries of a booking; nobody counts them yet.

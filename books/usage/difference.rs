@@ -64,7 +64,7 @@ impl UsageChanges {
         all.map(|((meter, day), change)| (meter.as_str(), *day, *change))
     }
 
-    /// The customers with a change, each with the first day of one; usage without a tag is nobody's.
+    /// The customers with a change, each with its first day. Usage without a tag is nobody's.
     pub fn customers(&self) -> impl Iterator<Item = (&String, Day)> {
         let named = self.0.iter().filter(|(customer, _)| !customer.is_empty());
         named.filter_map(|(customer, days)| Some((customer, days.keys().map(|(_, day)| *day).min()?)))

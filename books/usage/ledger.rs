@@ -73,7 +73,7 @@ pub struct Adjustment {
 
 /// An entry as it is booked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct BookedEntry {
+pub struct VersionEntry {
     /// Customer id; empty for usage without a tag.
     pub customer: String,
     pub meter: String,
@@ -314,12 +314,12 @@ impl Adjustments {
     ///
     /// # Errors
     /// When a quantity has no opposite.
-    pub fn opposite(entries: Vec<BookedEntry>) -> Result<Self, BooksError> {
+    pub fn opposite(entries: Vec<VersionEntry>) -> Result<Self, BooksError> {
         let mut meters: Vec<String> = entries.iter().map(|entry| entry.meter.clone()).collect();
         meters.sort_unstable();
         meters.dedup();
         let (mut customers, mut opposite) = (Vec::<String>::new(), Vec::with_capacity(entries.len()));
-        for BookedEntry { customer, meter, day, quantity, kind } in entries {
+        for VersionEntry { customer, meter, day, quantity, kind } in entries {
             if customers.last() != Some(&customer) {
                 customers.push(customer);
             }

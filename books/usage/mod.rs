@@ -2,7 +2,8 @@
 //!
 //! **Owns** the tables `bill_versions`, `bill_files`, `bill_lines`, `bill_totals`, `bill_parts`,
 //! `bookings`, `cost_lines`, `ledger_entries` and `usage_totals`, the applied plans of changes, and
-//! the rules by which a bill line belongs to a meter. **Does not own** how a bill is found and read (`jobs/ingest_cur`).
+//! the rules by which a bill line belongs to a meter. **Does not own** how a bill is found and read
+//! (`jobs/ingest_cur`).
 //!
 //! **Invariants**: for each applied version and meter, attributed + unattributed + excluded = the
 //! sum over the file's lines; a version counts whole, from one commit on; the ledger is appended

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::applied_plans::AppliedPlan;
 use super::bill::{BillId, CurrentVersion, MeterTotals, Version, VersionKey, current};
 use super::booking::{Booking, BookingOrigin};
-use super::ledger::{Adjustments, BookedEntry, EntryKind};
+use super::ledger::{Adjustments, EntryKind, VersionEntry};
 use crate::store::connection::{Connection, params};
 use crate::store::database::Database;
 use crate::store::erased;
@@ -119,7 +119,7 @@ fn kind(name: &str) -> Result<EntryKind, BooksError> {
 }
 
 /// Entries of a version after one, in the order of their cells.
-async fn page(c: &Connection, version: i64, after: Option<&BookedEntry>) -> Result<Vec<BookedEntry>, BooksError> {
+async fn page(c: &Connection, version: i64, after: Option<&VersionEntry>) -> Result<Vec<VersionEntry>, BooksError> {
     let (customer, meter, day) =
         after.map_or_else(Default::default, |of| (of.customer.clone(), of.meter.clone(), of.day.to_string()));
     let sql = "SELECT customer, meter, day, quantity, kind FROM ledger_entries \
@@ -129,7 +129,7 @@ async fn page(c: &Connection, version: i64, after: Option<&BookedEntry>) -> Resu
     let mut found = vec![];
     while let Some(row) = rows.next().await? {
         let day: String = row.get(2)?;
-        found.push(BookedEntry {
+        found.push(VersionEntry {
             customer: row.get(0)?,
             meter: row.get(1)?,
             day: day.parse().map_err(|_| BooksError::Integrity(format!("ledger_entries.day is `{day}`")))?,
@@ -143,8 +143,8 @@ async fn page(c: &Connection, version: i64, after: Option<&BookedEntry>) -> Resu
 impl Database {
     /// The entries of a booked version, in the order of customer, meter and day. Entries of first
     /// quantities are of kind `adjustment` here.
-    pub async fn entries_of(&self, version: i64) -> Result<Vec<BookedEntry>, BooksError> {
-        let mut all: Vec<BookedEntry> = vec![];
+    pub async fn entries_of(&self, version: i64) -> Result<Vec<VersionEntry>, BooksError> {
+        let mut all: Vec<VersionEntry> = vec![];
         loop {
             let after = all.last().cloned();
             let some = self.with_connection(async move |c| page(c, version, after.as_ref()).await).await?;

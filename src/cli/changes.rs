@@ -1,7 +1,7 @@
 //! `meter changes`: the plans that were applied.
 
 use books::usage::applied_plans::{AppliedPlan, PlanEffect};
-use books::usage::ledger::BookedEntry;
+use books::usage::ledger::VersionEntry;
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
@@ -25,7 +25,7 @@ struct Shown {
     #[serde(flatten)]
     plan: AppliedPlan,
     effects: Vec<PlanEffect>,
-    booked: Vec<BookedEntry>,
+    booked: Vec<VersionEntry>,
 }
 
 pub(crate) async fn run(args: Args, config: &Config) -> anyhow::Result<Exit> {

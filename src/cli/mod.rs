@@ -104,8 +104,8 @@ pub struct Cli {
 enum Command {
     /// Read the newest bills and book what they change
     Ingest(ingest::Args),
-    /// Book exactly what a plan of `meter ingest --plan` says, or nothing when something moved since
-    /// it was made
+    /// Book exactly what a plan of `meter ingest --plan` says; or nothing, when anything has moved
+    /// since it was made
     Apply(apply::Args),
     /// Take an applied plan back: book the opposite of what it booked
     Revert(revert::Args),

@@ -7,7 +7,7 @@ use books::stripe::pushed::PushedSince;
 use books::units::quantity::Quantity;
 use books::usage::applied_plans::{AppliedPlan, EffectKind, PlanEffect};
 use books::usage::cost::cost_meter;
-use books::usage::ledger::BookedEntry;
+use books::usage::ledger::VersionEntry;
 use jiff::Timestamp;
 use jobs::changes::{ChangePlan, Opposite, PlannedBill, RestsOn};
 use jobs::context::Context;
@@ -183,7 +183,7 @@ pub(crate) fn list(plans: &[AppliedPlan]) {
 }
 
 /// Prints a plan that was applied, with what it changed.
-pub(crate) fn one(plan: &AppliedPlan, effects: &[PlanEffect], booked: &[BookedEntry], units: &Units) {
+pub(crate) fn one(plan: &AppliedPlan, effects: &[PlanEffect], booked: &[VersionEntry], units: &Units) {
     let at = |at: Timestamp| at.strftime("%F %T UTC").to_string();
     out(&format!("change {}, applied {} by {}", plan.number, at(plan.applied_at), plan.actor));
     out(&format!("  why: {}", plan.reason));

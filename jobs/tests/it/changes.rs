@@ -6,16 +6,22 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, StringArray};
+use books::limits::budget::BudgetChange;
 use books::shared_bucket::{Measure, Remainder};
 use books::store::connection::Connection;
 use books::usage::cost::CostColumn;
 use books::usage::meter::{CostMeter, Pattern, Rules};
+use books::usage::months::Found;
+use jiff::Timestamp;
 use jobs::changes::{
     ApplyError, Approval, ChangePlan, Made, Opposite, OppositeError, RestsOn, WantedChange, apply, make, opposite,
 };
 use jobs::context::{Context, HoldPolicy, ReadSettings};
-use jobs::ingest_cur::{Acceptance, IngestCur, IngestOutcome};
-use jobs::job::Job;
+use jobs::enforce_budgets::{ChangedAnswer, enforce};
+use jobs::ingest_cur::{Acceptance, IngestCur, IngestOutcome, look};
+use jobs::job::{Job, Mode};
+use jobs::push_stripe::simulate::{WantedSimulation, simulate};
+use jobs::stripe::{BillingSettings, Mapping};
 use proptest::prelude::*;
 use testkit::ingest_fixture::{
     IngestFixture, Line, TAG, chime, columns, deliver, export, job, month, parquet_bytes, read_settings, rules,
@@ -24,6 +30,7 @@ use testkit::suite_database::cases;
 
 use crate::apportion::{DAY, Form, GIGABYTE, World, storage};
 use crate::enforce::{BudgetFixture, at, plan as prices};
+use crate::settled::measuring;
 
 const V1: &str = "2026-10-10T03:00:00.000Z-11111111-1111-4111-8111-111111111111";
 const V2: &str = "2026-10-11T03:00:00.000Z-22222222-2222-4222-8222-222222222222";
@@ -43,7 +50,7 @@ fn call(customer: &str, team: &str, day: i8, minutes: f64) -> Tagged {
 fn bytes(lines: &[Tagged]) -> Vec<u8> {
     let plain: Vec<Line> = lines.iter().map(|of| of.0.clone()).collect();
     let teams: ArrayRef = Arc::new(StringArray::from(lines.iter().map(|of| of.1.clone()).collect::<Vec<_>>()));
-    let costs = lines.iter().map(|of| of.0.amount / 4.0).collect::<Vec<_>>();
+    let costs = lines.iter().map(|of| of.0.amount).collect::<Vec<_>>();
     let costs: ArrayRef = Arc::new(Float64Array::from(costs));
     let codes: ArrayRef = Arc::new(StringArray::from(vec!["USD"; lines.len()]));
     let mut all = columns(&plain);
@@ -250,6 +257,10 @@ async fn a_delivery_that_was_reverted_waits_for_the_next_one() {
     assert_eq!(ingest(&context, &world).await, IngestOutcome::Reverted);
     assert_eq!(sums(&world).await, before);
     world.sound().await;
+    // nobody is called for a version that a person took back
+    let months = world.context.books.months(world.now).await.unwrap();
+    let found = look("main", &world.context.exports["main"], &months["default"], vec![month()], world.now).await;
+    assert_eq!(found.unwrap()[0].found, Found::AsBooked);
     bill(&world.bucket(), V3, &more);
     assert_eq!(ingest(&context, &world).await, IngestOutcome::Applied);
     assert_eq!(world.usage("dave", "chime_minutes").await.to_string(), "4");
@@ -361,6 +372,7 @@ async fn a_booking_in_the_last_moment_is_refused_too() {
     assert!(matches!(&refused, Err(ApplyError::Moved(what)) if what[0].contains("a moment ago")), "{refused:?}");
     assert_eq!(world.ledger().await, before);
     assert!(world.context.books.applied_plans(None).await.unwrap().is_empty());
+    assert_eq!(world.dump("SELECT CAST(count(*) AS TEXT) FROM bookings").await, ["1"], "nothing stays staged");
     world.sound().await;
 }
 
@@ -539,7 +551,7 @@ fn random_lines() -> impl Strategy<Value = Vec<(String, String, i8, u16)>> {
 }
 
 fn tagged(lines: &[(String, String, i8, u16)]) -> Vec<Tagged> {
-    lines.iter().map(|(customer, team, day, n)| call(customer, team, *day, f64::from(*n) / 4.0)).collect()
+    lines.iter().map(|(customer, team, day, n)| call(customer, team, *day, f64::from(*n))).collect()
 }
 
 proptest! {
@@ -575,4 +587,82 @@ proptest! {
             assert_eq!(ingest(&context, &planned).await, IngestOutcome::Reverted);
         });
     }
+
+    /// Whatever was used, measured and budgeted: who would be blocked or unblocked is who then is,
+    /// and a period costs then what it would cost.
+    #[test]
+    fn what_a_plan_says_of_customers_comes_true(
+        first in random_lines(), second in random_lines(), other_tag: bool, budget in 0..3_i64, measured in 0..200_i64,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut world = BudgetFixture::over(IngestFixture::with(by(TAG)).await);
+            world.context.measuring = measuring();
+            let mapping = Mapping { event_name: "m".into(), per_unit: "1000".parse().unwrap(), display_name: "M".into() };
+            let meters = BTreeMap::from([("chime_minutes".to_owned(), mapping)]);
+            world.context.billing = Arc::new(BillingSettings { meters, ..BillingSettings::default() });
+            world.apply(vec![prices("gold", "2020-01-01T00:00:00Z", ("10", Some("0.01")))]).await;
+            for id in ["a", "b"] {
+                world.sign_up(id, "gold").await;
+            }
+            if budget > 0 {
+                let change = BudgetChange {
+                    customer: "a".into(),
+                    meter: String::new(),
+                    amount_minor: Some(budget * 10),
+                    currency: "USD".parse().unwrap(),
+                    set_by: "test".into(),
+                };
+                world.context.books.set_budget(change, at("2026-10-01T00:00:00Z")).await.unwrap();
+            }
+            if measured > 0 {
+                world.execute(format!(
+                    "INSERT INTO measurements (customer, meter, id, level, started_at, ended_at, expires_at) VALUES \
+                     ('b', 'chime_minutes', 'm', {measured}, unixepoch('2026-10-04'), unixepoch('2026-10-04') + 60, unixepoch('2026-10-05'))"
+                )).await;
+            }
+            let old = with(&world, by(TAG));
+            bill(&world.bucket(), V1, &tagged(&first));
+            ingest(&old, &world).await;
+            enforce(&old, world.now, Mode::Write).await.unwrap();
+            // the second delivery settles the fourth
+            bill(&world.bucket(), "2026-10-20T03:00:00.000Z-44444444-4444-4444-8444-444444444444", &tagged(&second));
+            let new = with(&world, by(if other_tag { TEAM } else { TAG }));
+            let before = amounts(&new, &world).await;
+            let plan = made(&new, &world).await;
+            apply(&new, &plan, ann(), world.now).await.unwrap();
+            let after = amounts(&new, &world).await;
+            let report = enforce(&new, world.now, Mode::DryRun).await.unwrap();
+            let (mut blocked, mut unblocked) = (vec![], vec![]);
+            for change in &report.changes {
+                let was = change.was.as_ref().unwrap();
+                let name = format!("{} {} {}", change.is.customer, change.is.meter, change.is.reason.name());
+                match (was.allowed, change.is.allowed) {
+                    (true, false) => blocked.push(name),
+                    (false, true) => unblocked.push(name),
+                    _ => {}
+                }
+            }
+            blocked.sort();
+            unblocked.sort();
+            let named = |of: &[ChangedAnswer]| {
+                of.iter().map(|of| format!("{} {} {}", of.customer, of.meter, of.reason)).collect::<Vec<_>>()
+            };
+            assert_eq!((named(&plan.effects.blocked), named(&plan.effects.unblocked)), (blocked, unblocked));
+            let differ: Vec<_> = after.iter().filter(|(of, is)| before.get(*of) != Some(is)).collect();
+            let money: Vec<_> = plan.effects.money.iter().filter(|of| of.before_minor != of.after_minor).collect();
+            assert_eq!(differ.len(), money.len(), "{before:?} {after:?} {money:?}");
+            for of in money {
+                let key = (of.customer.clone(), of.period_start);
+                assert_eq!((of.before_minor, of.after_minor), (before.get(&key).copied(), after.get(&key).copied()));
+            }
+        });
+    }
+}
+
+/// What each billing period costs, by customer and start.
+async fn amounts(context: &Context, world: &IngestFixture) -> BTreeMap<(String, Timestamp), i64> {
+    let wanted = WantedSimulation { customer: None, plans: vec![], begin: 0..i64::MAX };
+    let found = simulate(&context.books, &context.billing, wanted, world.now).await.unwrap();
+    found.periods.into_iter().map(|of| ((of.customer.clone(), of.period_start), of.amounts().0)).collect()
 }
