@@ -66,6 +66,10 @@ pub(super) fn already_booked(
     if current.key.version == manifest.version {
         return None;
     }
+    // taken back, and other rules by now: it was never booked by these
+    if booked.taken_back.as_ref().is_some_and(|taken| taken.key.version == manifest.version) {
+        return None;
+    }
     let superseded = booked.applied.contains(&manifest.version);
     let older = manifest.delivered_at < current.delivered_at;
     // a time that has not come yet says nothing about what was delivered before it

@@ -37,7 +37,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     if let Some(applied) = books.applied_plan_of(&plan.digest).await? {
         return Err(BadUsage(already(&name, &applied)).into());
     }
-    print::changes::plan(&plan, &config.units());
+    print::changes::plan(&plan, config);
     if !agreed(args.yes, "apply it?")? {
         print::out("nothing was booked");
         return Ok(Exit::Failed);

@@ -28,7 +28,7 @@ pub(super) async fn write(
         OutputFormat::Text => {
             reports.iter().filter(|r| !r.outcome.would_change()).for_each(|r| print::ingest::show(r, config));
             if !plan.is_empty() {
-                print::changes::plan(&plan, &config.units());
+                print::changes::plan(&plan, config);
             }
             print::cost(&context.books);
         }

@@ -14,7 +14,9 @@ use jobs::context::Context;
 use jobs::ingest_cur::hold;
 use jobs::push_stripe::ChangedBill;
 
+use super::items::wrapped;
 use super::{count, customer, out, quantity, several, table};
+use crate::config::Config;
 use crate::format::{change, money, verb};
 
 type Units = BTreeMap<String, String>;
@@ -33,8 +35,13 @@ fn unit<'a>(units: &'a Units, meter: &'a str) -> &'a str {
     }
 }
 
+fn words(text: &str) {
+    wrapped(text, 2).iter().for_each(|line| out(line));
+}
+
 /// Prints what a plan would book, and what that means.
-pub(crate) fn plan(plan: &ChangePlan, units: &Units) {
+pub(crate) fn plan(plan: &ChangePlan, config: &Config) {
+    let units = &config.units();
     let digest: String = plan.digest.chars().take(8).collect();
     out(&format!("plan {digest}, made {} by {}:", plan.made_at.strftime("%F %T UTC"), plan.made_by));
     for bill in plan.changed() {
@@ -46,7 +53,11 @@ pub(crate) fn plan(plan: &ChangePlan, units: &Units) {
     }
     largest(sums, units);
     let effects = &plan.effects;
-    show_money(&effects.money);
+    match (effects.money.is_empty(), config.stripe.meters.is_empty()) {
+        (false, _) => show_money(&effects.money),
+        (true, true) => out("nothing is billed: stripe.meters names no meter"),
+        (true, false) => out("no bill changes"),
+    }
     for (what, answers) in [("would be blocked", &effects.blocked), ("would be unblocked", &effects.unblocked)] {
         if answers.is_empty() {
             out(&format!("nobody {what}"));
@@ -58,13 +69,17 @@ pub(crate) fn plan(plan: &ChangePlan, units: &Units) {
         }
         more(answers.len());
     }
-    if !effects.without_bill.is_empty() {
-        out(&format!("no bill can be made for {}: `meter bill` says why", effects.without_bill.join(", ")));
+    listed("no bill can be made for these customers (`meter bill` says why):", &effects.without_bill);
+    listed("tags that are no customer's id, so nobody is billed:", &effects.no_customer);
+}
+
+fn listed(what: &str, ids: &[String]) {
+    if ids.is_empty() {
+        return;
     }
-    if !effects.no_customer.is_empty() {
-        let ids = several(effects.no_customer.len(), "tag");
-        out(&format!("{ids} with a change name no customer, so nobody is billed: {}", effects.no_customer.join(", ")));
-    }
+    out(what);
+    words(&ids.iter().take(NAMED).map(|id| customer(id)).collect::<Vec<_>>().join(", "));
+    more(ids.len());
 }
 
 fn show_bill(bill: &PlannedBill) {
@@ -78,14 +93,14 @@ fn show_bill(bill: &PlannedBill) {
         several(customers.iter().filter(|id| !id.is_empty()).count(), "customer"),
     ));
     if bill.hold.is_empty() && !bill.accepted.is_empty() {
-        out(&format!("  accepted: {}", bill.accepted));
+        words(&format!("accepted: {}", bill.accepted));
     }
-    bill.hold.iter().for_each(|reason| out(&format!("  would be put on hold: {}", reason.text)));
+    bill.hold.iter().for_each(|reason| words(&format!("would be put on hold: {}", reason.text)));
     if !bill.hold.is_empty() {
-        out(&format!("  likely causes: {}", hold::causes(&bill.hold)));
-        out(&format!("  who applies the plan accepts that: {}", hold::if_accepted(&bill.hold)));
+        words(&format!("likely causes: {}", hold::causes(&bill.hold)));
+        words(&format!("who applies the plan accepts that: {}", hold::if_accepted(&bill.hold)));
     }
-    bill.warnings.iter().for_each(|warning| out(&format!("  note: {warning}")));
+    bill.warnings.iter().for_each(|warning| words(&format!("note: {warning}")));
     let changed = bill.meters.iter().filter(|of| of.before != of.after);
     let rows: Vec<Vec<String>> = changed
         .map(|of| {
@@ -121,9 +136,6 @@ fn more(all: usize) {
 }
 
 fn show_money(bills: &[ChangedBill]) {
-    if bills.is_empty() {
-        return out("no bill changes");
-    }
     let mut totals: BTreeMap<&str, (BTreeSet<&str>, i64, i64)> = BTreeMap::new();
     for bill in bills {
         let of = totals.entry(&bill.currency).or_default();

@@ -6,44 +6,36 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, StringArray};
-use books::limits::budget::BudgetChange;
 use books::shared_bucket::{Measure, Remainder};
 use books::store::connection::Connection;
 use books::usage::cost::CostColumn;
 use books::usage::meter::{CostMeter, Pattern, Rules};
 use books::usage::months::Found;
-use jiff::Timestamp;
 use jobs::changes::{
     ApplyError, Approval, ChangePlan, Made, Opposite, OppositeError, RestsOn, WantedChange, apply, make, opposite,
 };
 use jobs::context::{Context, HoldPolicy, ReadSettings};
-use jobs::enforce_budgets::{ChangedAnswer, enforce};
 use jobs::ingest_cur::{Acceptance, IngestCur, IngestOutcome, look};
-use jobs::job::{Job, Mode};
-use jobs::push_stripe::simulate::{WantedSimulation, simulate};
-use jobs::stripe::{BillingSettings, Mapping};
-use proptest::prelude::*;
+use jobs::job::Job;
 use testkit::ingest_fixture::{
     IngestFixture, Line, TAG, chime, columns, deliver, export, job, month, parquet_bytes, read_settings, rules,
 };
-use testkit::suite_database::cases;
 
 use crate::apportion::{DAY, Form, GIGABYTE, World, storage};
 use crate::enforce::{BudgetFixture, at, plan as prices};
-use crate::settled::measuring;
 
-const V1: &str = "2026-10-10T03:00:00.000Z-11111111-1111-4111-8111-111111111111";
-const V2: &str = "2026-10-11T03:00:00.000Z-22222222-2222-4222-8222-222222222222";
+pub(crate) const V1: &str = "2026-10-10T03:00:00.000Z-11111111-1111-4111-8111-111111111111";
+pub(crate) const V2: &str = "2026-10-11T03:00:00.000Z-22222222-2222-4222-8222-222222222222";
 const V3: &str = "2026-10-12T03:00:00.000Z-33333333-3333-4333-8333-333333333333";
 
 /// The other tag of the bills here.
-const TEAM: &str = "team";
+pub(crate) const TEAM: &str = "team";
 
 /// A line with two tags: the customer's, and that of its team.
 #[derive(Clone, Debug)]
-struct Tagged(Line, String);
+pub(crate) struct Tagged(Line, String);
 
-fn call(customer: &str, team: &str, day: i8, minutes: f64) -> Tagged {
+pub(crate) fn call(customer: &str, team: &str, day: i8, minutes: f64) -> Tagged {
     Tagged(chime(customer, day, minutes), team.to_owned())
 }
 
@@ -59,12 +51,12 @@ fn bytes(lines: &[Tagged]) -> Vec<u8> {
     parquet_bytes(all)
 }
 
-fn bill(bucket: &Path, version: &str, lines: &[Tagged]) {
+pub(crate) fn bill(bucket: &Path, version: &str, lines: &[Tagged]) {
     deliver(bucket, version, &[("e-00001.snappy.parquet", bytes(lines))]);
 }
 
 /// Rules by a tag key, with a cost meter.
-fn by(tag_key: &str) -> Rules {
+pub(crate) fn by(tag_key: &str) -> Rules {
     let cost = CostMeter {
         name: "chime_cost".into(),
         column: CostColumn::Unblended,
@@ -77,7 +69,7 @@ fn by(tag_key: &str) -> Rules {
 
 /// The context of a process with these rules. Nothing is held: which reasons hold is not the
 /// subject here.
-fn with(world: &IngestFixture, rules: Rules) -> Context {
+pub(crate) fn with(world: &IngestFixture, rules: Rules) -> Context {
     let hold = HoldPolicy { accept_restatements: true, ..HoldPolicy::default() };
     let read_settings = ReadSettings { hold, ..read_settings(rules) };
     Context { read_settings, ..world.context.clone() }
@@ -87,22 +79,22 @@ fn wanted() -> Vec<WantedChange> {
     vec![WantedChange { export: "main".into(), month: month(), accept: None }]
 }
 
-fn ann() -> Approval {
+pub(crate) fn ann() -> Approval {
     Approval { actor: "ann@test".into(), reason: "the tag was wrong".into() }
 }
 
-async fn made(context: &Context, world: &IngestFixture) -> ChangePlan {
+pub(crate) async fn made(context: &Context, world: &IngestFixture) -> ChangePlan {
     let Made { plan, .. } = make(context, &wanted(), "ann@test", world.now).await.unwrap();
     // what a person applies was read from a file
     ChangePlan::from_text(&plan.to_text().unwrap()).unwrap()
 }
 
-async fn ingest(context: &Context, world: &IngestFixture) -> IngestOutcome {
+pub(crate) async fn ingest(context: &Context, world: &IngestFixture) -> IngestOutcome {
     job().run(context, world.now).await.unwrap().outcome
 }
 
 /// Everything that a booking writes, but for instants.
-async fn books(world: &IngestFixture) -> Vec<String> {
+pub(crate) async fn books(world: &IngestFixture) -> Vec<String> {
     let mut all = entries(world).await;
     for sql in [
         "SELECT concat_ws('|', id, payer, month, export, version, manifest_digest, rules_digest, state, accepted, \
@@ -128,7 +120,7 @@ async fn entries(world: &IngestFixture) -> Vec<String> {
 }
 
 /// Every sum of the ledger, by payer, customer, meter and day, and the sums of all customers.
-async fn sums(world: &IngestFixture) -> Vec<String> {
+pub(crate) async fn sums(world: &IngestFixture) -> Vec<String> {
     let by_cell = "SELECT concat_ws('|', payer, customer, meter, day, sum(quantity)) FROM booked_usage \
                    GROUP BY payer, customer, meter, day HAVING sum(quantity) <> 0 ORDER BY 1";
     let by_day = "SELECT concat_ws('|', meter, day, attributed, units, rest) FROM usage_totals \
@@ -138,7 +130,7 @@ async fn sums(world: &IngestFixture) -> Vec<String> {
     [world.dump(by_cell).await, world.dump(by_day).await, world.dump(costs).await].concat()
 }
 
-async fn revert(context: &Context, world: &IngestFixture, number: i64) -> Result<(), OppositeError> {
+pub(crate) async fn revert(context: &Context, world: &IngestFixture, number: i64) -> Result<(), OppositeError> {
     let found = opposite(context, number).await?;
     found.book(context, ann(), world.now).await
 }
@@ -264,6 +256,25 @@ async fn a_delivery_that_was_reverted_waits_for_the_next_one() {
     bill(&world.bucket(), V3, &more);
     assert_eq!(ingest(&context, &world).await, IngestOutcome::Applied);
     assert_eq!(world.usage("dave", "chime_minutes").await.to_string(), "4");
+    world.sound().await;
+}
+
+/// Another configuration and a newer delivery in one change: once the configuration is put back, the
+/// delivery is read by it, as it was never before.
+#[tokio::test]
+async fn a_delivery_that_was_reverted_is_read_by_the_configuration_of_before() {
+    let world = booked().await;
+    let (old, new) = (with(&world, by(TAG)), with(&world, by(TEAM)));
+    let mut more = lines();
+    more.push(call("dave", "green", 9, 4.0));
+    bill(&world.bucket(), V2, &more);
+    apply(&new, &made(&new, &world).await, ann(), world.now).await.unwrap();
+    assert_eq!(world.usage("green", "chime_minutes").await.to_string(), "4");
+    revert(&new, &world, 1).await.unwrap();
+    assert_eq!(ingest(&new, &world).await, IngestOutcome::Reverted);
+    assert_eq!(ingest(&old, &world).await, IngestOutcome::Applied);
+    assert_eq!(world.usage("dave", "chime_minutes").await.to_string(), "4");
+    assert_eq!(ingest(&old, &world).await, IngestOutcome::Unchanged);
     world.sound().await;
 }
 
@@ -544,125 +555,4 @@ async fn an_erased_customer_stays_erased() {
     world.sound().await;
     assert!(sums(&world).await.iter().all(|text| !text.contains("alice")));
     assert!(world.ledger().await.iter().all(|text| !text.contains("alice")));
-}
-
-fn random_lines() -> impl Strategy<Value = Vec<(String, String, i8, u16)>> {
-    prop::collection::vec(("[ab]{0,1}", "[xyb]{0,1}", 1..5_i8, 0..40_u16), 1..12)
-}
-
-fn tagged(lines: &[(String, String, i8, u16)]) -> Vec<Tagged> {
-    lines.iter().map(|(customer, team, day, n)| call(customer, team, *day, f64::from(*n))).collect()
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(cases(12)))]
-
-    /// Whatever the bills and the configurations: a plan books what the command does, its revert
-    /// makes every sum what it was, and the books are sound.
-    #[test]
-    fn any_change_is_the_command_and_has_an_opposite(
-        first in random_lines(), second in random_lines(), other_tag: bool, first_is_booked: bool,
-    ) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let (planned, plain) = (IngestFixture::with(by(TAG)).await, IngestFixture::with(by(TAG)).await);
-            for world in [&planned, &plain] {
-                if first_is_booked {
-                    bill(&world.bucket(), V1, &tagged(&first));
-                    ingest(&with(world, by(TAG)), world).await;
-                }
-                bill(&world.bucket(), V2, &tagged(&second));
-            }
-            let before = sums(&planned).await;
-            let rules = || by(if other_tag { TEAM } else { TAG });
-            let context = with(&planned, rules());
-            let plan = made(&context, &planned).await;
-            apply(&context, &plan, ann(), planned.now).await.unwrap();
-            ingest(&with(&plain, rules()), &plain).await;
-            assert_eq!(books(&planned).await, books(&plain).await);
-            planned.sound().await;
-            revert(&context, &planned, 1).await.unwrap();
-            assert_eq!(sums(&planned).await, before);
-            planned.sound().await;
-            assert_eq!(ingest(&context, &planned).await, IngestOutcome::Reverted);
-        });
-    }
-
-    /// Whatever was used, measured and budgeted: who would be blocked or unblocked is who then is,
-    /// and a period costs then what it would cost.
-    #[test]
-    fn what_a_plan_says_of_customers_comes_true(
-        first in random_lines(), second in random_lines(), other_tag: bool, budget in 0..3_i64, measured in 0..200_i64,
-    ) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let mut world = BudgetFixture::over(IngestFixture::with(by(TAG)).await);
-            world.context.measuring = measuring();
-            let mapping = Mapping { event_name: "m".into(), per_unit: "1000".parse().unwrap(), display_name: "M".into() };
-            let meters = BTreeMap::from([("chime_minutes".to_owned(), mapping)]);
-            world.context.billing = Arc::new(BillingSettings { meters, ..BillingSettings::default() });
-            world.apply(vec![prices("gold", "2020-01-01T00:00:00Z", ("10", Some("0.01")))]).await;
-            for id in ["a", "b"] {
-                world.sign_up(id, "gold").await;
-            }
-            if budget > 0 {
-                let change = BudgetChange {
-                    customer: "a".into(),
-                    meter: String::new(),
-                    amount_minor: Some(budget * 10),
-                    currency: "USD".parse().unwrap(),
-                    set_by: "test".into(),
-                };
-                world.context.books.set_budget(change, at("2026-10-01T00:00:00Z")).await.unwrap();
-            }
-            if measured > 0 {
-                world.execute(format!(
-                    "INSERT INTO measurements (customer, meter, id, level, started_at, ended_at, expires_at) VALUES \
-                     ('b', 'chime_minutes', 'm', {measured}, unixepoch('2026-10-04'), unixepoch('2026-10-04') + 60, unixepoch('2026-10-05'))"
-                )).await;
-            }
-            let old = with(&world, by(TAG));
-            bill(&world.bucket(), V1, &tagged(&first));
-            ingest(&old, &world).await;
-            enforce(&old, world.now, Mode::Write).await.unwrap();
-            // the second delivery settles the fourth
-            bill(&world.bucket(), "2026-10-20T03:00:00.000Z-44444444-4444-4444-8444-444444444444", &tagged(&second));
-            let new = with(&world, by(if other_tag { TEAM } else { TAG }));
-            let before = amounts(&new, &world).await;
-            let plan = made(&new, &world).await;
-            apply(&new, &plan, ann(), world.now).await.unwrap();
-            let after = amounts(&new, &world).await;
-            let report = enforce(&new, world.now, Mode::DryRun).await.unwrap();
-            let (mut blocked, mut unblocked) = (vec![], vec![]);
-            for change in &report.changes {
-                let was = change.was.as_ref().unwrap();
-                let name = format!("{} {} {}", change.is.customer, change.is.meter, change.is.reason.name());
-                match (was.allowed, change.is.allowed) {
-                    (true, false) => blocked.push(name),
-                    (false, true) => unblocked.push(name),
-                    _ => {}
-                }
-            }
-            blocked.sort();
-            unblocked.sort();
-            let named = |of: &[ChangedAnswer]| {
-                of.iter().map(|of| format!("{} {} {}", of.customer, of.meter, of.reason)).collect::<Vec<_>>()
-            };
-            assert_eq!((named(&plan.effects.blocked), named(&plan.effects.unblocked)), (blocked, unblocked));
-            let differ: Vec<_> = after.iter().filter(|(of, is)| before.get(*of) != Some(is)).collect();
-            let money: Vec<_> = plan.effects.money.iter().filter(|of| of.before_minor != of.after_minor).collect();
-            assert_eq!(differ.len(), money.len(), "{before:?} {after:?} {money:?}");
-            for of in money {
-                let key = (of.customer.clone(), of.period_start);
-                assert_eq!((of.before_minor, of.after_minor), (before.get(&key).copied(), after.get(&key).copied()));
-            }
-        });
-    }
-}
-
-/// What each billing period costs, by customer and start.
-async fn amounts(context: &Context, world: &IngestFixture) -> BTreeMap<(String, Timestamp), i64> {
-    let wanted = WantedSimulation { customer: None, plans: vec![], begin: 0..i64::MAX };
-    let found = simulate(&context.books, &context.billing, wanted, world.now).await.unwrap();
-    found.periods.into_iter().map(|of| ((of.customer.clone(), of.period_start), of.amounts().0)).collect()
 }
