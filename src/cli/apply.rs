@@ -38,7 +38,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         return Err(BadUsage(already(&name, &applied)).into());
     }
     print::changes::plan(&plan, config);
-    if !agreed(args.yes, "apply it?")? {
+    if !agreed(Agreement::of(args.yes), "apply it?")? {
         print::out("nothing was booked");
         return Ok(Exit::Failed);
     }
@@ -81,9 +81,23 @@ pub(super) fn reason(given: &str) -> Result<String, BadUsage> {
     }
 }
 
+/// Whether a person has agreed already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Agreement {
+    Given,
+    Asked,
+}
+
+impl Agreement {
+    /// By the flag `--yes`.
+    pub(super) fn of(yes: bool) -> Self {
+        if yes { Self::Given } else { Self::Asked }
+    }
+}
+
 /// Whether a person agrees; who cannot be asked says so with `--yes`.
-pub(super) fn agreed(yes: bool, question: &str) -> anyhow::Result<bool> {
-    if yes {
+pub(super) fn agreed(agreement: Agreement, question: &str) -> anyhow::Result<bool> {
+    if agreement == Agreement::Given {
         return Ok(true);
     }
     if !std::io::stdin().is_terminal() {

@@ -5,7 +5,7 @@ use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use jobs::changes::{Approval, OppositeError, opposite};
 
-use super::apply::{agreed, reason};
+use super::apply::{Agreement, agreed, reason};
 use super::{actor, failure};
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
@@ -30,7 +30,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let context = wiring::context_without_sources(config, books)?;
     let found = opposite(&context, number).await.map_err(|why| error(number, why))?;
     print::changes::opposite(&found, &context, now);
-    if !agreed(args.yes, "revert it?")? {
+    if !agreed(Agreement::of(args.yes), "revert it?")? {
         print::out("nothing was booked");
         return Ok(Exit::Failed);
     }

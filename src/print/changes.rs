@@ -273,20 +273,20 @@ pub(crate) fn after_revert(found: &Opposite, rules: &str) -> Vec<String> {
     let mut lines = vec![];
     for (bill, rests_on) in found.rests_on(rules) {
         let name = format!("{} {}", bill.payer, bill.month);
-        let (now, next) = match rests_on {
-            RestsOn::ThisConfiguration => (
-                format!("{name} rests on the version before again, read by this configuration"),
-                "  the next delivery of AWS is booked as a whole",
+        let text = match rests_on {
+            RestsOn::ThisConfiguration => format!(
+                "{name} rests on the version before again, read by this configuration; the next delivery of AWS is \
+                 booked as a whole"
             ),
-            RestsOn::OtherConfiguration => (
-                format!("{name} rests on the version before again, read by another configuration"),
-                "  than that of now: put it back, else AWS's next delivery books the change again",
+            RestsOn::OtherConfiguration => format!(
+                "{name} rests on the version before again, read by another configuration than that of now: put it \
+                 back, else AWS's next delivery books the change again"
             ),
             RestsOn::Nothing => {
-                (format!("nothing of {name} is booked now"), "  the next delivery of AWS is booked as a whole")
+                format!("nothing of {name} is booked now; the next delivery of AWS is booked as a whole")
             }
         };
-        lines.extend([now, next.to_owned()]);
+        lines.extend(wrapped(&text, 0));
     }
     lines.push("the version that was reverted is not booked again by itself".to_owned());
     lines

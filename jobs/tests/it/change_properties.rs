@@ -1,5 +1,5 @@
-//! Plans of changes, whatever the bills: a plan is the command, it has an opposite, and what it says
-//! of customers comes true.
+//! Plans of changes, whatever the bills: a plan is the command, it has an opposite, and what it
+//! says of customers comes true.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
