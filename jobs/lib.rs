@@ -19,12 +19,14 @@
 //!    operator the figures of a week ([`operator_message`] has the words), [`probe`] tries the
 //!    queue.
 //!
-//! [`restore`] is no job: a person imports Stripe's totals into restored books.
+//! [`restore`] is no job: a person imports Stripe's totals into restored books. Neither is
+//! [`changes`]: a person looks at a change, applies it, and can revert it.
 //!
 //! Jobs never call each other; they meet in the books. Nothing here knows a queue, a command line
 //! or the wall clock: `now` is an argument. A monotonic clock, for pacing and for the time that a
 //! run has taken, and the number of cores are allowed (law 3, `clippy.toml`).
 
+pub mod changes;
 pub mod context;
 pub mod data_files;
 pub mod deliver_notifications;

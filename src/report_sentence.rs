@@ -80,6 +80,7 @@ impl ReportSentence for IngestReport {
             IngestOutcome::WouldApply => format!("would book the bill {bill}"),
             IngestOutcome::Unchanged => format!("the bill {bill} is booked already"),
             IngestOutcome::Older => format!("AWS's newest bill {bill} is older than the booked one; nothing was done"),
+            IngestOutcome::Reverted => format!("the change of the bill {bill} was reverted; it is not booked again"),
             IngestOutcome::NoBill => format!("AWS has delivered no bill {bill} yet"),
             IngestOutcome::OnHold => {
                 let why: Vec<String> = self.hold_reasons.iter().map(|why| why.text.clone()).collect();

@@ -70,7 +70,7 @@ struct Texts {
 
 const OF_CUSTOMER: &str = "customer = ?2";
 
-const TEXTS: [Texts; 17] = [
+const TEXTS: [Texts; 19] = [
     Texts { table: "notifications", key: "seq", column: "body", rows: OF_CUSTOMER },
     Texts { table: "notifications", key: "seq", column: "error", rows: OF_CUSTOMER },
     Texts { table: "operator_messages", key: "seq", column: "body", rows: "true" },
@@ -89,6 +89,8 @@ const TEXTS: [Texts; 17] = [
     Texts { table: "stripe_error_reports", key: "id", column: "outcome", rows: "true" },
     Texts { table: "audit_log", key: "seq", column: "target", rows: "true" },
     Texts { table: "audit_log", key: "seq", column: "reason", rows: "true" },
+    Texts { table: "applied_plans", key: "number", column: "reason", rows: "true" },
+    Texts { table: "reverted_plans", key: "plan", column: "reason", rows: "true" },
 ];
 
 /// A word that goes, and what comes in its place.

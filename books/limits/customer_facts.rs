@@ -66,6 +66,41 @@ pub struct CustomerFacts {
     pub decided: BTreeMap<String, Entitlement>,
 }
 
+impl CustomerFacts {
+    /// Changes booked usage, by meter and day, as a bill would that is not booked. `meters` are
+    /// those that are summed.
+    ///
+    /// # Errors
+    /// When measured usage does not fit into 128 bits.
+    pub fn change_usage<'a>(
+        &mut self,
+        changes: impl Iterator<Item = (&'a str, Day, Quantity)>,
+        meters: &[String],
+        now: i64,
+    ) -> Result<(), BooksError> {
+        let Some(days) = self.period.as_ref().map(|period| period.days) else { return Ok(()) };
+        let mut changes = changes.filter(|(meter, day, _)| {
+            (days.first..=days.last).contains(day) && meters.iter().any(|known| known == meter)
+        });
+        let Some(first) = changes.next() else { return Ok(()) };
+        let stretches = self.history.stretches(days.first, days.last);
+        for (meter, day, change) in std::iter::once(first).chain(changes) {
+            *self.usage.entry(meter.to_owned()).or_default() += change;
+            let of = stretches.iter().find(|of| (of.first..=of.last).contains(&day)).filter(|_| stretches.len() > 1);
+            if let Some(of) = of {
+                *self.stretches.entry((meter.to_owned(), of.first)).or_default() += change;
+            }
+            if let Some(open) = &mut self.open {
+                open.bill(meter, day, change);
+            }
+        }
+        if let Some(open) = &self.open {
+            self.measured = open.adds_at(now)?;
+        }
+        Ok(())
+    }
+}
+
 /// An overage budget as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct OverageBudget {

@@ -51,6 +51,13 @@ pub(super) struct Edge {
 type Weights<'a> = BTreeMap<(&'a str, Day), (i128, Quantity)>;
 
 impl MeasuredUsage {
+    /// Adds to what the bill has of an open day.
+    pub(super) fn bill(&mut self, meter: &str, day: Day, change: Quantity) {
+        for of in self.days.iter_mut().filter(|of| of.meter == meter && of.day == day) {
+            of.billed += change;
+        }
+    }
+
     /// True when it changes by time alone.
     pub fn runs(&self) -> bool {
         !self.edges.is_empty()

@@ -79,6 +79,7 @@ const MIGRATIONS: &[Migration] = migrations![
     45 "0045_cost_meters",
     46 "0046_job_failures",
     47 "0047_forecasts",
+    48 "0048_applied_plans",
 ];
 
 /// The schema version that this build works with.

@@ -23,6 +23,7 @@ pub mod meter_event;
 pub mod no_invoice;
 pub mod placement;
 pub mod planning;
+pub mod pushed;
 pub mod reconciliation;
 pub mod restore;
 pub mod stripe_meter;

@@ -272,6 +272,28 @@ pub struct BookedVersions {
     pub account_booked_as: Option<String>,
     /// True when a version of the bill is on hold.
     pub holds: bool,
+    /// What the current version takes back: a plan was reverted.
+    pub taken_back: Option<TakenBack>,
+}
+
+/// A version that was taken back, and the number of the plan that had booked it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TakenBack {
+    pub plan: i64,
+    pub key: VersionKey,
+    /// As [`Version::reports_digest`].
+    pub reports_digest: String,
+}
+
+/// What the current version of a bill takes back, if it does.
+async fn taken_back(c: &Connection, bill: &BillId) -> Result<Option<TakenBack>, BooksError> {
+    let sql = "SELECT p.plan, v.version, v.manifest_digest, v.rules_digest, v.reports_digest \
+               FROM applied_plan_versions p JOIN bill_versions v ON v.id = p.reverts \
+               WHERE p.version_id = (SELECT max(id) FROM bill_versions WHERE payer = ?1 AND month = ?2 AND state = 'applied')";
+    let row = first_row(c, sql, params![bill.payer.clone(), bill.month.to_string()]).await?;
+    let Some(row) = row else { return Ok(None) };
+    let key = VersionKey { version: row.get(1)?, manifest_digest: row.get(2)?, rules_digest: row.get(3)? };
+    Ok(Some(TakenBack { plan: row.get(0)?, key, reports_digest: row.get(4)? }))
 }
 
 impl Database {
@@ -283,17 +305,18 @@ impl Database {
             let applied =
                 "SELECT DISTINCT version FROM bill_versions WHERE payer = ?1 AND month = ?2 AND state = 'applied'";
             let on_hold = "SELECT 1 FROM bill_versions WHERE payer = ?1 AND month = ?2 AND state = 'on_hold' LIMIT 1";
-            let (current, mut rows, holds, account_booked_as) = tokio::try_join!(
+            let (current, mut rows, holds, account_booked_as, taken_back) = tokio::try_join!(
                 current(c, &bill),
                 c.query(applied, of_bill.clone()),
                 first_row(c, on_hold, of_bill),
                 booked_as(c, &bill, &account),
+                taken_back(c, &bill),
             )?;
             let mut applied = vec![];
             while let Some(row) = rows.next().await? {
                 applied.push(row.get(0)?);
             }
-            Ok(BookedVersions { current, applied, account_booked_as, holds: holds.is_some() })
+            Ok(BookedVersions { current, applied, account_booked_as, holds: holds.is_some(), taken_back })
         })
         .await
     }
@@ -482,6 +505,24 @@ pub async fn insert_parts(c: &Connection, id: i64, parts: VersionParts<'_>) -> R
         let values = values.join(", ");
         let sql = format!("INSERT INTO {table} (version_id, {columns}) SELECT ?1, {values} FROM json_each(?2)");
         c.execute(&sql, params![id, rows]).await?;
+    }
+    Ok(())
+}
+
+/// Gives a version the files, lines, totals and shares of another one.
+pub async fn copy_parts(c: &Connection, from: i64, to: i64) -> Result<(), BooksError> {
+    const LINES: &str = "product, usage_type, unit, line_type, claim, meter, lines, tagged_lines, amount";
+    for (table, columns) in [
+        ("bill_files", "key, size, etag, rows, row_groups, counted_rows"),
+        ("bill_lines", LINES),
+        ("cost_lines", LINES),
+        ("bill_totals", "meter, unit, lines, total, attributed, apportioned, unattributed, excluded, booked"),
+        ("bucket_shares", "bucket, meter, measure, class, day, state, billed, predicted, apportioned, digest"),
+    ] {
+        let sql = format!(
+            "INSERT INTO {table} (version_id, {columns}) SELECT ?2, {columns} FROM {table} WHERE version_id = ?1"
+        );
+        c.execute(&sql, params![from, to]).await?;
     }
     Ok(())
 }

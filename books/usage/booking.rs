@@ -29,9 +29,10 @@ use crate::store::pace::Pace;
 use crate::store::rows::{exact_sum, first_row, json, sum_of};
 use crate::units::calendar::Month;
 use crate::units::quantity::Quantity;
+use crate::usage::applied_plans::{self, BookedVersion, ChangeRecord};
 use crate::usage::bill::{
-    BillFile, BillId, Decision, LineKind, MeterTotals, Version, VersionParts, booked_as, current, insert_parts,
-    insert_version, release_on_hold,
+    BillFile, BillId, Decision, LineKind, MeterTotals, Version, VersionParts, booked_as, copy_parts, current,
+    insert_parts, insert_version, release_on_hold,
 };
 use crate::usage::cost::cost_meter;
 use crate::usage::ledger::{Adjustment, Adjustments, UNATTRIBUTED};
@@ -58,13 +59,32 @@ pub struct Booking {
     pub totals: Vec<MeterTotals>,
     /// The billed days of shared buckets.
     pub shared_days: Vec<SharedDay>,
-    /// The buckets whose reports [`Version::reports_digest`] names.
-    pub shared_buckets: Vec<String>,
+    pub origin: BookingOrigin,
     pub adjustments: Adjustments,
     /// How many customers were erased when the entries were computed.
     pub erased: usize,
     /// Who accepted the version, if it was on hold.
     pub accepted_by: Option<AuditEntry>,
+}
+
+/// Where a booking comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BookingOrigin {
+    /// A bill that was read. `shared_buckets` are those whose reports [`Version::reports_digest`]
+    /// names.
+    Read { shared_buckets: Vec<String> },
+    /// It takes back the version `reverts`. Files, lines, sums and shares are those of the version
+    /// before that one; none when nothing was booked before.
+    TakesBack { reverts: i64, before: Option<i64> },
+}
+
+/// What was booked together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BookedTogether {
+    /// The id of each version, in the order of the bookings.
+    pub versions: Vec<i64>,
+    /// The number of the plan that was applied or reverted.
+    pub plan: Option<i64>,
 }
 
 impl Booking {
@@ -92,6 +112,10 @@ impl Booking {
     /// Proves that the shares of each billed day make its amount, and those of all days what the
     /// meters say.
     fn prove_shares(&self) -> Result<(), BooksError> {
+        if matches!(self.origin, BookingOrigin::TakesBack { .. }) {
+            // its shares are copied from a version for which this was proven
+            return Ok(());
+        }
         let mut apportioned: BTreeMap<&str, Quantity> = BTreeMap::new();
         for shared in &self.shared_days {
             let BilledDay { bucket, meter, day, billed, .. } = &shared.day;
@@ -135,32 +159,77 @@ impl Database {
     /// # Errors
     /// [`BooksError::Raced`], and [`BooksError::Integrity`] when the books would not add up.
     pub async fn book(&self, booking: Booking, now: Timestamp) -> Result<i64, BooksError> {
-        let large = booking.adjustments.entries.len() > LARGE;
-        // before the transaction, which others wait for
-        let mut days = booking.adjustments.by_meter_and_day()?;
-        // sums of usage; those of costs are in `bill_totals`
-        days.retain(|(meter, ..)| cost_meter(meter).is_none());
-        let days = json(&days)?;
-        let staged = self.stage(booking, now).await?;
-        let proven = self.prove(&staged).await;
-        if matches!(proven, Err(BooksError::Integrity(_))) {
-            self.remove_booking(staged.id).await?;
+        let booked = self.book_together(vec![booking], None, now).await?;
+        booked.versions.first().copied().ok_or(BooksError::Raced)
+    }
+
+    /// As [`Database::book`], for bookings of different bills: all of them count from one commit
+    /// on, or none does. `change` is kept in the same transaction.
+    ///
+    /// # Errors
+    /// As [`Database::book`]. Of a change that is refused, nothing stays staged.
+    pub async fn book_together(
+        &self,
+        bookings: Vec<Booking>,
+        change: Option<ChangeRecord>,
+        now: Timestamp,
+    ) -> Result<BookedTogether, BooksError> {
+        let large = bookings.iter().map(|booking| booking.adjustments.entries.len()).sum::<usize>() > LARGE;
+        let (mut staged, is_change) = (vec![], change.is_some());
+        let done = match self.stage_all(bookings, &mut staged, now).await {
+            Ok(()) => {
+                let publishing = staged.clone();
+                self.transaction(async move |c| publish_all(c, publishing, change, now).await).await
+            }
+            Err(error) => Err(error),
+        };
+        // what lost a race is gone on with by the next reading of its bill, but for a change
+        let is_over = match &done {
+            Err(BooksError::Integrity(_)) => true,
+            Err(BooksError::Raced) => is_change,
+            _ => false,
+        };
+        if is_over {
+            for (refused, _) in &staged {
+                self.remove_booking(refused.id).await?;
+            }
         }
-        proven?;
-        let publishing = staged.clone();
-        let id = self.transaction(async move |c| publish(c, &publishing, days, now).await).await?;
-        // a remote server may drop a transaction silently, so the version is read back before it
-        // is reported as booked
-        let sql = "SELECT 1 FROM bookings WHERE id = ?1 AND version_id = ?2";
-        let there = self.with_connection(async move |c| first_row(c, sql, params![staged.id, id]).await);
-        if there.await?.is_none() {
-            return Err(BooksError::Network("the transaction was lost".into()));
+        let done = done?;
+        // a remote server may drop a transaction silently, so the versions are read back before
+        // they are reported as booked
+        for ((staged, _), version) in staged.iter().zip(&done.versions) {
+            let sql = "SELECT 1 FROM bookings WHERE id = ?1 AND version_id = ?2";
+            let (id, version) = (staged.id, *version);
+            let there = self.with_connection(async move |c| first_row(c, sql, params![id, version]).await);
+            if there.await?.is_none() {
+                return Err(BooksError::Network("the transaction was lost".into()));
+            }
         }
         self.finish_bookings(now).await?;
         if large && let Err(error) = self.checkpoint().await {
             tracing::debug!(%error, "the write-ahead log stays as it is");
         }
-        Ok(id)
+        Ok(done)
+    }
+
+    /// Stages and proves bookings, each with the sums of its days as JSON.
+    async fn stage_all(
+        &self,
+        bookings: Vec<Booking>,
+        staged: &mut Vec<(Staged, String)>,
+        now: Timestamp,
+    ) -> Result<(), BooksError> {
+        for booking in bookings {
+            // before the transaction, which others wait for
+            let mut days = booking.adjustments.by_meter_and_day()?;
+            // sums of usage; those of costs are in `bill_totals`
+            days.retain(|(meter, ..)| cost_meter(meter).is_none());
+            let days = json(&days)?;
+            let one = self.stage(booking, now).await?;
+            staged.push((one.clone(), days));
+            self.prove(&one).await?;
+        }
+        Ok(())
     }
 
     /// Appends the entries of a booking; nobody counts them yet.
@@ -327,7 +396,10 @@ async fn check_against(c: &Connection, booking: &Booking) -> Result<(), BooksErr
     }
     // a report that was stored meanwhile gives other shares
     let digest = &booking.version.reports_digest;
-    if !digest.is_empty() && reports_digest(c, &booking.shared_buckets, booking.bill().month).await? != *digest {
+    if let BookingOrigin::Read { shared_buckets } = &booking.origin
+        && !digest.is_empty()
+        && reports_digest(c, shared_buckets, booking.bill().month).await? != *digest
+    {
         return Err(BooksError::Raced);
     }
     Ok(())
@@ -367,6 +439,29 @@ async fn append(c: &Connection, staged: &Staged, range: std::ops::Range<usize>) 
     first_row(c, sql, params![*id, identity.as_str()]).await?.map(drop).ok_or(BooksError::Raced)
 }
 
+/// Publishes staged bookings, each with the sums of its days, and keeps the change that they are.
+async fn publish_all(
+    c: &Connection,
+    staged: Vec<(Staged, String)>,
+    change: Option<ChangeRecord>,
+    now: Timestamp,
+) -> Result<BookedTogether, BooksError> {
+    let mut booked = vec![];
+    for (staged, days) in staged {
+        let id = publish(c, &staged, days, now).await?;
+        let reverts = match staged.booking.origin {
+            BookingOrigin::TakesBack { reverts, .. } => Some(reverts),
+            BookingOrigin::Read { .. } => None,
+        };
+        booked.push(BookedVersion { id, reverts });
+    }
+    let plan = match &change {
+        Some(change) => Some(applied_plans::record(c, change, &booked, now.as_second()).await?),
+        None => None,
+    };
+    Ok(BookedTogether { versions: booked.into_iter().map(|booked| booked.id).collect(), plan })
+}
+
 /// Inserts the version and gives it to its staged booking, and with that every reader counts the
 /// entries. `days` are the sums of its days, as JSON. Returns the id of the version.
 async fn publish(c: &Connection, staged: &Staged, days: String, now: Timestamp) -> Result<i64, BooksError> {
@@ -378,14 +473,20 @@ async fn publish(c: &Connection, staged: &Staged, days: String, now: Timestamp) 
     if c.execute(sql, params![id, *booking_id, identity.as_str()]).await? == 0 {
         return Err(BooksError::Raced);
     }
-    let parts = VersionParts {
-        files: &booking.files,
-        lines: &booking.lines,
-        cost_lines: &booking.cost_lines,
-        totals: &booking.totals,
-    };
-    insert_parts(c, id, parts).await?;
-    insert_shares(c, id, &booking.shared_days).await?;
+    match booking.origin {
+        BookingOrigin::Read { .. } => {
+            let parts = VersionParts {
+                files: &booking.files,
+                lines: &booking.lines,
+                cost_lines: &booking.cost_lines,
+                totals: &booking.totals,
+            };
+            insert_parts(c, id, parts).await?;
+            insert_shares(c, id, &booking.shared_days).await?;
+        }
+        BookingOrigin::TakesBack { before: Some(before), .. } => copy_parts(c, before, id).await?,
+        BookingOrigin::TakesBack { before: None, .. } => {}
+    }
     let sql = "INSERT INTO usage_totals (meter, day, attributed, units, rest) \
                SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?1) WHERE true \
                ON CONFLICT (meter, day, attributed) DO UPDATE SET units = units + excluded.units, rest = rest + excluded.rest";

@@ -71,6 +71,18 @@ pub struct Adjustment {
     pub kind: EntryKind,
 }
 
+/// An entry as it is booked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct VersionEntry {
+    /// Customer id; empty for usage without a tag.
+    pub customer: String,
+    pub meter: String,
+    pub day: Day,
+    /// In 10⁻¹⁰ units.
+    pub quantity: i64,
+    pub kind: EntryKind,
+}
+
 /// The entries to be appended, with name tables of their own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Adjustments {
@@ -211,6 +223,14 @@ impl Cells {
         sums
     }
 
+    /// The cells with their names, and their quantities in 10⁻¹⁰ units.
+    pub fn named(&self) -> impl Iterator<Item = ((&str, &str, Day), i64)> {
+        self.cells.iter().map(|cell| {
+            let names = (self.customers[index(cell.customer)].as_str(), self.meters[index(cell.meter)].as_str());
+            ((names.0, names.1, cell.day), cell.quantity)
+        })
+    }
+
     /// Sums by meter name and day.
     pub fn by_meter_and_day(&self) -> BTreeMap<(String, Day), Quantity> {
         let mut sums: BTreeMap<(u32, Day), i128> = BTreeMap::new();
@@ -290,6 +310,27 @@ pub struct LedgerChange {
 pub type DaySum<'a> = (&'a str, Day, u8, i64, i64);
 
 impl Adjustments {
+    /// The opposite of `entries`, which are in the order of customer, meter and day.
+    ///
+    /// # Errors
+    /// When a quantity has no opposite.
+    pub fn opposite(entries: Vec<VersionEntry>) -> Result<Self, BooksError> {
+        let mut meters: Vec<String> = entries.iter().map(|entry| entry.meter.clone()).collect();
+        meters.sort_unstable();
+        meters.dedup();
+        let (mut customers, mut opposite) = (Vec::<String>::new(), Vec::with_capacity(entries.len()));
+        for VersionEntry { customer, meter, day, quantity, kind } in entries {
+            if customers.last() != Some(&customer) {
+                customers.push(customer);
+            }
+            let quantity = Quantity::from_scaled(-i128::from(quantity)).to_cell()?;
+            let meter = place(meters.binary_search(&meter).unwrap_or(usize::MAX));
+            opposite
+                .push(Adjustment { cell: Cell { customer: place(customers.len() - 1), meter, day, quantity }, kind });
+        }
+        Ok(Self { customers, meters, entries: opposite })
+    }
+
     /// Customer and meter of a cell.
     pub fn names(&self, cell: &Cell) -> (&str, &str) {
         (&self.customers[index(cell.customer)], &self.meters[index(cell.meter)])

@@ -42,6 +42,8 @@ pub struct KnownMonth {
     pub export: String,
     pub version: String,
     pub manifest_digest: String,
+    /// The manifest of the version that the booked one took back, if it did.
+    pub taken_back: Option<String>,
     pub delivered_at: Timestamp,
     pub decided_at: Timestamp,
 }
@@ -229,6 +231,7 @@ pub async fn months(c: &Connection, now: Timestamp) -> Result<Months, BooksError
                 manifest_digest: row.get(8)?,
                 delivered_at: instant(9),
                 decided_at: instant(10),
+                taken_back: row.get(11)?,
             };
             of.known.insert(parse(&row, 2)?, known);
         }

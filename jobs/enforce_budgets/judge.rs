@@ -20,7 +20,7 @@ use books::limits::open_usage::{MeasuredAdds, MeasuredUsage};
 use books::limits::overage_billing::OverageBilling;
 use books::limits::plan::{Plan, Plans, TURN};
 use books::limits::rating::{Agreement, StretchUsage, rate};
-use books::limits::settled::{OpenUsage, SettledDays, newest_bills, open_window, usage_through};
+use books::limits::settled::{NewestBill, OpenUsage, SettledDays, newest_bills, open_window, usage_through};
 use books::measured::metered_day::MeteredDay;
 use books::store::error::BooksError;
 use books::store::rows;
@@ -68,12 +68,20 @@ pub(super) struct RunInputs {
 }
 
 impl RunInputs {
-    pub(super) async fn load(context: &Context, now: Timestamp, mode: Mode) -> Result<Self, BooksError> {
+    /// `planned` are versions of bills that count as booked; none but in a preview of a change.
+    pub(super) async fn load(
+        context: &Context,
+        now: Timestamp,
+        mode: Mode,
+        planned: &[NewestBill],
+    ) -> Result<Self, BooksError> {
         let shared = context.books.with_connection(async |c| {
             let ran = async { tokio::try_join!(enforcement::read(c), enforcement::restored(c)) };
             tokio::try_join!(rows::clock(c), newest_bills(c), Plans::load(c), ran)
         });
-        let (clock, bills, plans, (last, restored)) = shared.await?;
+        let (clock, mut bills, plans, (last, restored)) = shared.await?;
+        bills.retain(|bill| planned.iter().all(|new| (&new.payer, new.month) != (&bill.payer, bill.month)));
+        bills.extend_from_slice(planned);
         let through = usage_through(&bills);
         let clock = instant(clock);
         let latest = now.max(clock);

@@ -16,6 +16,7 @@
 //! Measurements are not among the facts that are compared: one that comes after its page was read
 //! makes its customer due again.
 
+mod changed_usage;
 pub mod decide;
 mod instants;
 mod judge;
@@ -29,6 +30,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+pub use self::changed_usage::{ChangedAnswer, ChangedAnswers, PlannedUsage, changed_answers};
 use self::judge::{Judgement, RunInputs, SinceLast, judge};
 use crate::context::{Context, OnStale};
 use crate::job::{Failure, Job, Mode};
@@ -40,6 +42,7 @@ use books::limits::settled::OpenUsage;
 use books::store::error::BooksError;
 use books::store::pace::Pace;
 use books::units::calendar::CLOCK_SKEW;
+use books::usage::difference::UsageChanges;
 
 /// Customers that are written in one transaction.
 const CHUNK: Pace = Pace::new(400, 2000);
@@ -188,6 +191,8 @@ struct Run<'a> {
     context: &'a Context,
     mode: Mode,
     inputs: Arc<RunInputs>,
+    /// Usage that counts as booked; none but in a preview of a change.
+    changes: Arc<UsageChanges>,
     report: EnforceReport,
     pages: Pages,
     pace: Pace,
@@ -251,7 +256,15 @@ struct Judged {
 impl<'a> Run<'a> {
     async fn begin(context: &'a Context, now: Timestamp, mode: Mode, extent: Extent) -> Result<Self, BooksError> {
         context.books.require_migrated().await?;
-        let mut inputs = RunInputs::load(context, now, mode).await?;
+        let inputs = RunInputs::load(context, now, mode, &[]).await?;
+        Self::with(context, (mode, extent), inputs).await
+    }
+
+    async fn with(
+        context: &'a Context,
+        (mode, extent): (Mode, Extent),
+        mut inputs: RunInputs,
+    ) -> Result<Self, BooksError> {
         let is_stale = inputs.freshness == Freshness::Stale || inputs.too_old;
         let everybody = extent == Extent::Everybody || inputs.must_sweep();
         if everybody {
@@ -277,7 +290,8 @@ impl<'a> Run<'a> {
         } else {
             Pages::Due(0)
         };
-        Ok(Self { context, mode, inputs: Arc::new(inputs), report, pages, pace: CHUNK })
+        let (inputs, changes) = (Arc::new(inputs), Arc::default());
+        Ok(Self { context, mode, inputs, changes, report, pages, pace: CHUNK })
     }
 
     /// Decides for the next page of customers; false when there is none.
@@ -364,6 +378,7 @@ impl<'a> Run<'a> {
     async fn load(&self, taken: &Taken) -> Result<Page, BooksError> {
         let ids: Vec<String> = taken.stored.keys().cloned().collect();
         let (inputs, is_listed) = (Arc::clone(&self.inputs), matches!(self.pages, Pages::Listed(_)));
+        let changes = Arc::clone(&self.changes);
         let load = self.context.books.with_connection(async move |c| {
             let now = inputs.now.as_second();
             let sight = c.sight().await?;
@@ -375,7 +390,10 @@ impl<'a> Run<'a> {
                 }
             };
             let (stored, next) = tokio::try_join!(stored, next)?;
-            let facts = customer_facts::complete(c, stored.customers, &inputs.open, now).await?;
+            let mut facts = customer_facts::complete(c, stored.customers, &inputs.open, now).await?;
+            for (customer, facts) in &mut facts {
+                facts.change_usage(changes.of(customer), &inputs.meters, now)?;
+            }
             let read = ReadAt { newest_version: stored.newest_version, sight, taken: !is_listed };
             Ok(Page { read, facts, next })
         });

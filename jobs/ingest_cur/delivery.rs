@@ -15,7 +15,7 @@ use crate::context::{Context, Export, ReadSettings};
 use crate::job::Failure;
 use crate::source::{Object, Source, SourceError};
 use books::units::calendar::Month;
-use books::usage::bill::{BillId, BookedVersions, VersionKey};
+use books::usage::bill::{BillId, BookedVersions, TakenBack, VersionKey};
 
 /// Objects that are looked up at once.
 const HEADS_IN_FLIGHT: usize = 8;
@@ -66,10 +66,29 @@ pub(super) fn already_booked(
     if current.key.version == manifest.version {
         return None;
     }
+    // taken back, and other rules by now: it was never booked by these
+    if booked.taken_back.as_ref().is_some_and(|taken| taken.key.version == manifest.version) {
+        return None;
+    }
     let superseded = booked.applied.contains(&manifest.version);
     let older = manifest.delivered_at < current.delivered_at;
     // a time that has not come yet says nothing about what was delivered before it
     ((superseded || older) && !is_future(current.delivered_at, now.instant)).then_some(IngestOutcome::Older)
+}
+
+/// The plan that had booked this version, when it was taken back and is not to be booked again by
+/// itself. `reports` is as [`Now::reports`]. Pure.
+pub(super) fn taken_back<'a>(key: &VersionKey, booked: &'a BookedVersions, reports: &str) -> Option<&'a TakenBack> {
+    booked.taken_back.as_ref().filter(|taken| taken.key == *key && taken.reports_digest == reports)
+}
+
+/// What a person should know of a version that was taken back.
+pub(super) fn stays_taken_back(taken: &TakenBack) -> String {
+    format!(
+        "change {} booked this version by this configuration, and was reverted; it is not booked again by itself. \
+         `meter ingest --plan FILE` plans it anew",
+        taken.plan
+    )
 }
 
 /// What a person should know when the booked version is of the future: books of earlier builds can

@@ -16,6 +16,7 @@ use super::growth::Growth;
 use super::guard::Restatement;
 use crate::context::HoldPolicy;
 use crate::listed::{LISTED, most, shown};
+use books::store::audit_log::AuditEntry;
 use books::units::calendar::Month;
 use books::units::words::{several, verb};
 use books::usage::bill::{VersionKey, VersionOnHold, words_digest};
@@ -25,7 +26,7 @@ pub const VERSION_PREFIX: usize = 8;
 const NOTHING: &str = "; nothing was booked";
 
 /// What a reason to hold a version is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HoldKind {
     UnknownLineType,
@@ -46,7 +47,7 @@ pub enum HoldKind {
 }
 
 /// A reason to hold a version.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HoldReason {
     pub kind: HoldKind,
     /// What was found, in words.
@@ -213,6 +214,16 @@ pub struct Acceptance {
     pub actor: String,
     /// Why; it is kept in the audit log.
     pub reason: String,
+}
+
+/// What the audit log keeps of a person who accepts a version.
+pub fn accepted_entry((actor, reason): (&str, &str), (version, payer): (&str, &str), month: Month) -> AuditEntry {
+    AuditEntry {
+        actor: actor.trim().to_owned(),
+        action: "ingest --accept".into(),
+        target: format!("version {version} of {payer} {month}"),
+        reason: reason.trim().to_owned(),
+    }
 }
 
 /// The command with which a person accepts the version that is on hold with the words of `digest`.

@@ -44,6 +44,7 @@ use self::aggregate::Totals;
 use self::apportion::{held_cells, shared_cells};
 use self::delivery::{
     Delivery, Now, Reading, already_booked, check_account, find_export, read_version, replaces_the_future,
+    stays_taken_back, taken_back,
 };
 pub use self::discover::{DiscoveredBill, discover};
 use self::export::Manifest;
@@ -54,13 +55,14 @@ use self::hold::{Accepted, Changes};
 pub use self::months::{CheckMonths, CheckMonthsReport, look};
 pub use self::parts::{IngestPart, PartOutcome, PartReport};
 pub use self::report::{IngestOutcome, IngestReport, MeterChange, SharedDayReport};
-use crate::context::{Context, Export};
+use crate::context::Context;
 use crate::job::{Failure, Job};
 use books::shared_bucket::shares::SharedDay;
 use books::store::audit_log::AuditEntry;
 use books::units::calendar::Month;
-use books::usage::bill::{BillId, BookedVersions, Version, VersionKey, words_digest};
-use books::usage::booking::Booking;
+use books::usage::bill::{BillId, BookedVersions, CurrentVersion, Version, VersionKey, words_digest};
+use books::usage::booking::{Booking, BookingOrigin};
+use books::usage::difference::{UsageDifference, differences};
 use books::usage::ledger::{Cells, adjustments};
 
 /// Read the newest version of this month and book what it changes.
@@ -108,7 +110,7 @@ impl Job for IngestCur {
         let export = find_export(context, &self.export)?;
         let fetched = export.source.fetched();
         let (requests, bytes) = (fetched.requests(), fetched.bytes());
-        let mut report = ingest(&self, export, context, now).await?;
+        let mut report = ingest(&self, context, now).await?;
         report.fetch_requests = fetched.requests() - requests;
         report.fetched_bytes = fetched.bytes() - bytes;
         let (outcome, entries) = (report.outcome, report.entries);
@@ -122,19 +124,86 @@ impl Job for IngestCur {
 }
 
 /// Finds the newest version and books it, unless the books rest on it already.
-async fn ingest(job: &IngestCur, export: &Export, context: &Context, now: Timestamp) -> Result<IngestReport, Failure> {
+async fn ingest(job: &IngestCur, context: &Context, now: Timestamp) -> Result<IngestReport, Failure> {
+    context.books.require_migrated().await?;
+    if job.dry_run {
+        return Ok(prepare(job, Purpose::DryRun, context, now).await?.report);
+    }
+    tidy_up(context, now).await?;
+    let Prepared { report, decision, .. } = prepare(job, Purpose::Book, context, now).await?;
+    match decision {
+        Decision::Nothing => {}
+        Decision::Release => context.books.release(&report.bill).await?,
+        Decision::Hold { version, against, words } => context.books.hold(*version, against, words, now).await?,
+        Decision::Book(booking) => drop(context.books.book(*booking, now).await?),
+    }
+    Ok(report)
+}
+
+/// What must be done before anything can fail: a counter that stays in a past month would block its
+/// customer.
+pub(crate) async fn tidy_up(context: &Context, now: Timestamp) -> Result<(), Failure> {
+    context.books.finish_bookings(now).await?;
+    context.books.roll_counters(Month::of(now)).await?;
+    Ok(())
+}
+
+/// What a bill is read for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Book,
+    DryRun,
+    /// A person looks at the change before it is booked. So a version that was taken back is read
+    /// again, and one with reasons to hold it is booked when the plan is applied.
+    Plan,
+}
+
+/// What is to be written.
+#[derive(Debug)]
+pub(crate) enum Decision {
+    Nothing,
+    /// AWS delivers the current version again.
+    Release,
+    Hold {
+        version: Box<Version>,
+        /// The version that it was compared with.
+        against: Option<i64>,
+        words: String,
+    },
+    Book(Box<Booking>),
+}
+
+/// What a bill was found to change, before anything is written.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) report: IngestReport,
+    pub(crate) decision: Decision,
+    /// None without a bill.
+    pub(crate) key: Option<VersionKey>,
+    /// What the books rest on.
+    pub(crate) current: Option<CurrentVersion>,
+    /// For a plan: what the booking changes.
+    pub(crate) differences: Vec<UsageDifference>,
+}
+
+/// Finds the newest version and decides what is to be written. Writes nothing but the parts of a
+/// large bill.
+pub(crate) async fn prepare(
+    job: &IngestCur,
+    purpose: Purpose,
+    context: &Context,
+    now: Timestamp,
+) -> Result<Prepared, Failure> {
+    let export = find_export(context, &job.export)?;
     let source = &export.source;
     let bill = BillId { payer: export.payer.clone(), month: job.month };
-    context.books.require_migrated().await?;
-    if !job.dry_run {
-        // before anything can fail: a counter that stays in a past month would block its customer
-        context.books.finish_bookings(now).await?;
-        context.books.roll_counters(Month::of(now)).await?;
-    }
     let root = export::find(source.as_ref(), &export.prefix, export.format).await?;
     let mut report = IngestReport::empty(&job.export, bill.clone());
+    let nothing =
+        |report, key, current| Ok(Prepared { report, decision: Decision::Nothing, key, current, differences: vec![] });
     let Some(manifest) = export::newest(source.as_ref(), &root, job.month, Some(now)).await? else {
-        if let Some(current) = context.books.booked_versions(&bill, "").await?.current {
+        let current = context.books.booked_versions(&bill, "").await?.current;
+        if let Some(current) = &current {
             report.warnings.push(format!(
                 "this month is booked from version {}, but its manifest is gone; \
                  was the export renamed or its bucket cleared?",
@@ -145,7 +214,7 @@ async fn ingest(job: &IngestCur, export: &Export, context: &Context, now: Timest
             let why = "AWS has no manifest of the month there, so there is nothing to accept; nothing was booked";
             return Err(Failure::GiveUp(anyhow!("version {}: {why}", accept.version)));
         }
-        return Ok(report);
+        return nothing(report, None, current);
     };
     let key = VersionKey {
         version: manifest.version.clone(),
@@ -157,7 +226,12 @@ async fn ingest(job: &IngestCur, export: &Export, context: &Context, now: Timest
     let booked = context.books.booked_versions(&bill, &manifest.account).await?;
     check_account(&bill, &manifest, &booked)?;
     let reports = current_reports(context, &booked, job.month).await?;
-    let booked_already = already_booked(&manifest, &key, &booked, &Now { instant: now, reports });
+    let taken_back = taken_back(&key, &booked, &reports);
+    let booked_already = match (taken_back, purpose) {
+        (Some(_), Purpose::Plan) => None,
+        (Some(_), _) => Some(IngestOutcome::Reverted),
+        (None, _) => already_booked(&manifest, &key, &booked, &Now { instant: now, reports }),
+    };
     let accepted = match &job.accept {
         Some(accept) if booked_already.is_none() || !key.version.starts_with(&accept.version) => {
             let on_hold = context.books.versions_on_hold(&bill).await?;
@@ -167,28 +241,29 @@ async fn ingest(job: &IngestCur, export: &Export, context: &Context, now: Timest
         _ => None,
     };
     if let Some(outcome) = booked_already {
-        if outcome == IngestOutcome::Unchanged && booked.holds && !job.dry_run {
-            context.books.release(&bill).await?;
-        }
         report.outcome = outcome;
-        return Ok(report);
+        report.warnings.extend(taken_back.map(stays_taken_back));
+        let mut found = nothing(report, Some(key), booked.current)?;
+        if outcome == IngestOutcome::Unchanged && booked.holds && purpose == Purpose::Book {
+            found.decision = Decision::Release;
+        }
+        return Ok(found);
     }
     report.warnings.extend(replaces_the_future(&booked, now));
     let delivery = Delivery { name: &job.export, export, manifest: &manifest, key: &key, bill: &bill };
-    let reading = if job.dry_run {
-        read_version(source, &manifest, &context.read_settings, job.month).await?
-    } else {
-        parts::read_version(&delivery, context, now).await?
+    let reading = match purpose {
+        Purpose::Book => parts::read_version(&delivery, context, now).await?,
+        Purpose::DryRun | Purpose::Plan => read_version(source, &manifest, &context.read_settings, job.month).await?,
     };
-    let run = Run { job, context, delivery, booked, accepted, now };
-    run.book(reading, report).await
+    Run { job, context, delivery, booked, accepted, purpose }.decide(reading, report).await
 }
 
-/// The digest of the reports by which the booked version would be apportioned now; empty for one
-/// without usage of shared buckets.
+/// The digest of the reports by which the booked version would be apportioned now, or the one that
+/// it took back; empty without usage of shared buckets.
 async fn current_reports(context: &Context, booked: &BookedVersions, month: Month) -> Result<String, Failure> {
-    let is_shared = booked.current.as_ref().is_some_and(|current| !current.reports_digest.is_empty());
-    if !is_shared {
+    let current = booked.current.as_ref().map(|current| &current.reports_digest);
+    let of_shared = current.into_iter().chain(booked.taken_back.as_ref().map(|taken| &taken.reports_digest));
+    if of_shared.into_iter().all(String::is_empty) {
         return Ok(String::new());
     }
     Ok(context.books.reports_digest(&apportion::buckets(&context.read_settings.rules), month).await?)
@@ -203,7 +278,7 @@ struct Run<'a> {
     booked: BookedVersions,
     /// What a person said about a version on hold.
     accepted: Option<Accepted>,
-    now: Timestamp,
+    purpose: Purpose,
 }
 
 /// How a version's usage of shared buckets is apportioned; empty for a version without any.
@@ -214,9 +289,9 @@ struct Shared {
 }
 
 impl Run<'_> {
-    /// Books what the version changes, or puts it on hold.
-    async fn book(self, reading: Reading, mut report: IngestReport) -> Result<IngestReport, Failure> {
-        let Self { job, context, delivery, now, .. } = &self;
+    /// Whether what the version changes is to be booked, or put on hold.
+    async fn decide(self, reading: Reading, mut report: IngestReport) -> Result<Prepared, Failure> {
+        let Self { job, context, delivery, purpose, .. } = &self;
         let Reading { mut totals, files } = reading;
         let erased = context.books.erased_ids().await?;
         totals.observed.pseudonymise(&erased)?;
@@ -242,7 +317,7 @@ impl Run<'_> {
         let undecided = hold::undecided(&reasons, policy);
         let words =
             if undecided.is_empty() { String::new() } else { hold::stored(&undecided, &totals.observed.checksum()) };
-        let accepted_by = self.decide(&words, &mut report)?;
+        let accepted_by = self.accepted_by(&words, &mut report)?;
         if accepted_by.is_none() {
             report.hold_digest = words_digest(&words);
             report.hold_reasons = undecided;
@@ -251,40 +326,44 @@ impl Run<'_> {
         report.describe_shared(&shared.days);
         report.describe_change(&totals, &booked, &difference);
         report.warn(&delivery.manifest.account, &totals);
-        report.outcome = match (report.hold_reasons.is_empty(), job.dry_run) {
-            (true, true) => IngestOutcome::WouldApply,
-            (false, true) => IngestOutcome::WouldHold,
-            (true, false) => IngestOutcome::Applied,
-            (false, false) => IngestOutcome::OnHold,
+        report.outcome = match (report.hold_reasons.is_empty(), purpose) {
+            (true, Purpose::Book) => IngestOutcome::Applied,
+            (false, Purpose::Book) => IngestOutcome::OnHold,
+            (true, _) => IngestOutcome::WouldApply,
+            (false, _) => IngestOutcome::WouldHold,
         };
-        if report.hold_reasons.is_empty() {
+        // who applies a plan accepts what it says
+        let is_decided = report.hold_reasons.is_empty() || *purpose == Purpose::Plan;
+        if is_decided {
             report.accepted = hold::found(&reasons);
         }
-        if job.dry_run {
-            return Ok(report);
-        }
         let version = Version { reports_digest: shared.digest, ..self.version(&report, &totals) };
-        let against = self.booked.current.as_ref().map(|current| current.id);
-        if report.outcome == IngestOutcome::OnHold {
-            context.books.hold(version, against, words, *now).await?;
-            return Ok(report);
-        }
-        let Totals { lines, cost_lines, meters, .. } = totals;
-        let booking = Booking {
-            version,
-            against,
-            files: files.files,
-            lines,
-            cost_lines,
-            totals: meters,
-            shared_days: shared.days,
-            shared_buckets: apportion::buckets(&context.read_settings.rules),
-            adjustments: difference,
-            erased: erased.count(),
-            accepted_by,
+        let current = self.booked.current.clone();
+        let against = current.as_ref().map(|current| current.id);
+        let differences = match purpose {
+            Purpose::Plan => differences(&difference, &booked),
+            Purpose::Book | Purpose::DryRun => vec![],
         };
-        context.books.book(booking, *now).await?;
-        Ok(report)
+        let key = Some(version.key.clone());
+        let decision = if is_decided {
+            let Totals { lines, cost_lines, meters, .. } = totals;
+            Decision::Book(Box::new(Booking {
+                version,
+                against,
+                files: files.files,
+                lines,
+                cost_lines,
+                totals: meters,
+                shared_days: shared.days,
+                origin: BookingOrigin::Read { shared_buckets: apportion::buckets(&context.read_settings.rules) },
+                adjustments: difference,
+                erased: erased.count(),
+                accepted_by,
+            }))
+        } else {
+            Decision::Hold { version: Box::new(version), against, words }
+        };
+        Ok(Prepared { report, decision, key, current, differences })
     }
 
     /// The entry of the audit log when a person accepted exactly these reasons. Otherwise the
@@ -293,7 +372,7 @@ impl Run<'_> {
     /// # Errors
     /// When the acceptance is not about this delivery, and nothing holds it: it would be booked,
     /// and that was not asked for.
-    fn decide(&self, undecided: &str, report: &mut IngestReport) -> Result<Option<AuditEntry>, Failure> {
+    fn accepted_by(&self, undecided: &str, report: &mut IngestReport) -> Result<Option<AuditEntry>, Failure> {
         let (Some(accept), Some(accepted)) = (&self.job.accept, &self.accepted) else { return Ok(None) };
         let why = match accepted {
             Accepted::Other(why) if undecided.is_empty() => {
@@ -305,12 +384,8 @@ impl Run<'_> {
             Accepted::Other(why) => why.clone(),
             Accepted::Words(_) if undecided.is_empty() => return Ok(None),
             Accepted::Words(words) if words == undecided => {
-                return Ok(Some(AuditEntry {
-                    actor: accept.actor.trim().to_owned(),
-                    action: "ingest --accept".into(),
-                    target: format!("version {} of {} {}", report.version, report.bill.payer, report.bill.month),
-                    reason: accept.reason.trim().to_owned(),
-                }));
+                let (by, bill) = ((accept.actor.as_str(), accept.reason.as_str()), &report.bill);
+                return Ok(Some(hold::accepted_entry(by, (&report.version, &bill.payer), bill.month)));
             }
             Accepted::Words(_) => format!(
                 "version {} was accepted, but something else was found now than when it was put on hold",

@@ -122,6 +122,7 @@ async fn compare(
     };
     let as_booked = |known: &KnownMonth| {
         known.manifest_digest == manifest.digest
+            || known.taken_back.as_ref() == Some(&manifest.digest)
             || known.version != manifest.version
                 && manifest.delivered_at < known.delivered_at
                 && !is_future(known.delivered_at, now)

@@ -1,7 +1,7 @@
 //! The report of a run: what was found, what was booked, and what a person should know.
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::aggregate::{FaultyLines, Mark, Totals, UnknownLineType};
 use super::export::Manifest;
@@ -21,7 +21,7 @@ use books::usage::ledger::{Adjustments, Cells, LedgerChange};
 const LARGEST_CHANGES: usize = 5;
 
 /// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum IngestOutcome {
     /// The version is booked.
@@ -32,6 +32,8 @@ pub enum IngestOutcome {
     Unchanged,
     /// The version is older than the current one of the books.
     Older,
+    /// The version was booked by a plan that was reverted; it is not booked again by itself.
+    Reverted,
     /// AWS has delivered nothing for the month yet.
     NoBill,
     /// The version waits for a person.
@@ -41,6 +43,11 @@ pub enum IngestOutcome {
 }
 
 impl IngestOutcome {
+    /// True when a plan of the bill has something to book.
+    pub fn would_change(self) -> bool {
+        matches!(self, Self::WouldApply | Self::WouldHold)
+    }
+
     /// True when the version waits for a person.
     pub fn needs_attention(self) -> bool {
         matches!(self, Self::OnHold | Self::WouldHold)

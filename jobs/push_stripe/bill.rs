@@ -276,8 +276,9 @@ impl CustomerPages {
     }
 
     /// Of these customers.
-    pub(super) fn listed(customers: Vec<String>) -> Self {
-        Self { next: customers, is_last: true, parts: vec![] }
+    pub(super) fn listed(asked: &[DueSince]) -> Self {
+        let parts = asked.chunks(usize::try_from(PAGE).unwrap_or(usize::MAX)).map(<[DueSince]>::to_vec);
+        Self { next: vec![], is_last: true, parts: parts.rev().collect() }
     }
 
     /// The next page; none after the last one. `since` says from when on the periods of a customer

@@ -65,7 +65,8 @@ pub async fn forecast_bills(
             let overage = OverageHistory::with(overage, billing.overage, now);
             let inputs = plan_inputs(&billing, &[], plans, overage, Mode::DryRun);
             let since = |customer| DueSince { customer, from_day: NEVER.to_owned() };
-            let mut pages = CustomerPages::listed(expected.keys().cloned().collect());
+            let asked: Vec<DueSince> = expected.keys().cloned().map(since).collect();
+            let mut pages = CustomerPages::listed(&asked);
             let mut found = ForecastLines::new();
             while let Some(page) = pages.next(c, &inputs, second, since).await? {
                 let whole = page.iter().filter(|(_, due)| due.known && due.periods_are_current);

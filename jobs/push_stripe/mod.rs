@@ -13,6 +13,7 @@
 //! case these missed a change.
 
 pub mod bill;
+mod changed_usage;
 pub mod decide;
 pub mod forecast_bill;
 mod planner;
@@ -28,6 +29,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+pub use self::changed_usage::{ChangedBill, ChangedBills, changed_bills};
 pub use self::decide::DeferReason;
 pub use self::planner::PlannedEvent;
 use self::planner::{MappedMeter, PlanInputs, PlanOutcome};

@@ -1,20 +1,23 @@
 //! `meter ingest`: reads the bills of each export and month in this process.
 
+use std::path::PathBuf;
+
 use books::BooksError;
 use books::units::calendar::Month;
 use books::usage::bill::VersionRow;
 use books::usage::wanted::Wanted;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
+use jobs::changes::WantedChange;
 use jobs::context::Context;
 use jobs::ingest_cur::{Acceptance, IngestCur, IngestReport, hold};
 use serde::Serialize;
 
-use super::{actor, failure, progress, select};
+use super::{actor, failure, plan_change, progress, select};
 use crate::config::{Config, ExportConfig};
 use crate::exit::{BadUsage, Exit};
 use crate::format::Counted;
-use crate::print;
+use crate::print::{self, OutputFormat};
 use crate::wiring::{self, Open};
 
 #[derive(Debug, ClapArgs)]
@@ -35,6 +38,10 @@ pub(crate) struct Args {
     /// Print what would be booked, and write nothing
     #[arg(long)]
     dry_run: bool,
+    /// Write what would be booked into this file, with its money and who would be blocked, and
+    /// write nothing to the books; `meter apply` books exactly that (see docs/changes.md)
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
+    plan: Option<PathBuf>,
     /// Book this version, which is on hold: its name or the first 8 characters of it, as `meter
     /// versions` shows it. It is booked only if nothing else is found now than when it was put on
     /// hold and looked at (`--seen`)
@@ -47,7 +54,7 @@ pub(crate) struct Args {
     /// Why the version is accepted; kept in the audit log
     #[arg(long, value_name = "TEXT", requires = "accept")]
     reason: Option<String>,
-    /// Print the reports as JSON
+    /// Print the reports as JSON; with --plan the plan
     #[arg(long)]
     json: bool,
 }
@@ -68,7 +75,8 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     if args.accept.is_some() && reason.is_empty() {
         return Err(BadUsage("--reason: say why; it is kept".into()).into());
     }
-    let open = if args.dry_run { Open::DRY_RUN } else { Open::MIGRATED };
+    let looks_only = args.dry_run || args.plan.is_some();
+    let open = if looks_only { Open::DRY_RUN } else { Open::MIGRATED };
     let books = wiring::open_books(config, open).await?;
     let mut accept = None;
     if let Some(prefix) = &args.accept {
@@ -79,10 +87,19 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let payers: Vec<String> = exports.iter().map(|export| export.payer.clone()).collect();
     let wanted = match &chosen {
         Some(_) => Wanted::default(),
-        None if args.dry_run => books.wanted(now).await?,
+        None if looks_only => books.wanted(now).await?,
         None => books.want(&payers, Month::of(now), now).await?,
     };
     let context = wiring::context(config, books).await?;
+    if let Some(file) = &args.plan {
+        let mut changes = vec![];
+        for ExportConfig { name, payer, .. } in exports {
+            let incomplete = || wanted.to_read(payer, config.lookback_months, now);
+            let months = chosen.clone().unwrap_or_else(incomplete).into_iter();
+            changes.extend(months.map(|month| WantedChange { export: name.clone(), month, accept: accept.clone() }));
+        }
+        return plan_change::write((file, OutputFormat::of(args.json)), &changes, (&context, config), now).await;
+    }
     let (mut runs, mut done) = (vec![], Exit::Ok);
     for ExportConfig { name: export, payer, .. } in exports {
         let incomplete = || wanted.to_read(payer, config.lookback_months, now);

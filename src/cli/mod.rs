@@ -2,11 +2,13 @@
 
 mod accuracy;
 mod actor;
+mod apply;
 mod backfill;
 mod backup;
 mod bill;
 mod billing_period;
 mod budget;
+mod changes;
 mod check_config;
 mod copy;
 mod customer;
@@ -27,12 +29,14 @@ mod measured;
 mod notifications;
 mod payload;
 mod plan;
+mod plan_change;
 mod progress;
 mod push;
 mod queue_jobs;
 mod reconcile;
 mod report;
 mod restore;
+mod revert;
 mod run;
 mod schedule;
 mod select;
@@ -101,6 +105,13 @@ pub struct Cli {
 enum Command {
     /// Read the newest bills and book what they change
     Ingest(ingest::Args),
+    /// Book exactly what a plan of `meter ingest --plan` says; or nothing, when anything has moved
+    /// since it was made
+    Apply(apply::Args),
+    /// Take an applied plan back: book the opposite of what it booked
+    Revert(revert::Args),
+    /// List the plans that were applied: who, why, when, and what they changed
+    Changes(changes::Args),
     /// Show what was used
     Usage(usage_args::UsageArgs),
     /// Show what the web backend measured, beside what AWS billed
@@ -251,6 +262,9 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
     let done = runtime.block_on(async {
         let done = match cli.command {
             Command::Ingest(args) => ingest::run(args, &config, now).await,
+            Command::Apply(args) => apply::run(args, &config, now).await,
+            Command::Revert(args) => revert::run(args, &config, now).await,
+            Command::Changes(args) => changes::run(args, &config).await,
             Command::Usage(args) => usage::run(args, &config, now).await,
             Command::Measured(args) => measured::run(args, &config, now).await,
             Command::Accuracy(args) => accuracy::run(args, &config, now).await,

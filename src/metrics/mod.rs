@@ -137,7 +137,7 @@ impl Metrics {
             OUTCOMES.iter().for_each(|outcome| drop(runs.with_label_values(&[kind, outcome])));
             drop((run_duration.with_label_values(&[kind]), wait_duration.with_label_values(&[kind])));
         }
-        let outcomes = ["applied", "on_hold", "unchanged", "older", "no_bill", "would_apply", "would_hold"];
+        let outcomes = ["applied", "on_hold", "unchanged", "older", "reverted", "no_bill", "would_apply", "would_hold"];
         let last_check = IntGauge::new(
             "meter_scheduler_last_check_timestamp_seconds",
             "When this process last checked the schedule; 0: it leaves the schedule to other workers.",

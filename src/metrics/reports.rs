@@ -33,6 +33,7 @@ impl RecordMetrics for IngestReport {
             IngestOutcome::WouldApply => "would_apply",
             IngestOutcome::Unchanged => "unchanged",
             IngestOutcome::Older => "older",
+            IngestOutcome::Reverted => "reverted",
             IngestOutcome::NoBill => "no_bill",
             IngestOutcome::OnHold => "on_hold",
             IngestOutcome::WouldHold => "would_hold",

@@ -25,6 +25,7 @@ pub(crate) fn show(report: &IngestReport, config: &Config) {
         IngestOutcome::NoBill => return alone(&format!("{export} {month}  AWS has delivered no bill yet")),
         IngestOutcome::Unchanged => return alone(&format!("{head}  is booked already; no data file was read")),
         IngestOutcome::Older => return alone(&format!("{head}  is older than what is booked; ignored")),
+        IngestOutcome::Reverted => return alone(&format!("{head}  was reverted, and is not booked again")),
         IngestOutcome::Applied => "booked",
         IngestOutcome::WouldApply => "would be booked (dry run, nothing was written)",
         IngestOutcome::OnHold => "ON HOLD for a person, nothing was booked",

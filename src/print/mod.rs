@@ -5,6 +5,7 @@ pub(crate) mod accuracy;
 pub(crate) mod audit;
 pub(crate) mod bill;
 pub(crate) mod budgets;
+pub(crate) mod changes;
 pub(crate) mod decided;
 pub(crate) mod enforce;
 pub(crate) mod entitlements;

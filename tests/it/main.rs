@@ -14,6 +14,7 @@ mod bills;
 mod bombs;
 mod browser;
 mod bucket_kill;
+mod changes;
 mod chaos;
 mod cli_status;
 mod client;

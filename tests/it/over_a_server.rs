@@ -3,9 +3,10 @@
 
 use testkit::suite_database::run_over_a_server;
 
-const SUITES: [&str; 12] = [
+const SUITES: [&str; 13] = [
     "billing::",
     "bucket_kill::",
+    "changes::",
     "conservation::",
     "customers::",
     "entitlements::",

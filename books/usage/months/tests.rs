@@ -16,6 +16,7 @@ fn known(delivered: &str) -> KnownMonth {
         on_hold: None,
         export: "main".into(),
         version: format!("version of {delivered}"),
+        taken_back: None,
         manifest_digest: format!("digest of {delivered}"),
         delivered_at: t(delivered),
         decided_at: t(delivered),

@@ -9,6 +9,8 @@ mod bad_input;
 mod bills;
 mod bucket_bill;
 mod bucket_world;
+mod change_properties;
+mod changes;
 mod costs;
 mod due;
 mod enforce;

@@ -6,10 +6,12 @@
 
 use testkit::suite_database::run_over_a_server;
 
-const SUITES: [&str; 19] = [
+const SUITES: [&str; 21] = [
     "access_logs::",
     "accuracy::",
     "apportion::",
+    "change_properties::",
+    "changes::",
     "costs::",
     "due::",
     "enforce::",

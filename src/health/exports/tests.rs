@@ -22,6 +22,7 @@ fn of(months: &[(&str, &str)]) -> PayerMonths {
             on_hold: None,
             export: "main".into(),
             version: "v1".into(),
+            taken_back: None,
             manifest_digest: "booked".into(),
             delivered_at: day,
             decided_at: day,
