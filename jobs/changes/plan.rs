@@ -257,6 +257,8 @@ struct Lines {
 
 /// An object that begins at this depth is on one line.
 const ONE_LINE: usize = 4;
+const BETWEEN: &[u8] = b", ";
+const AFTER_KEY: &[u8] = b": ";
 
 impl Lines {
     fn is_deep(&self) -> bool {
@@ -302,13 +304,13 @@ impl Formatter for Lines {
     fn begin_object_key<W: ?Sized + io::Write>(&mut self, to: &mut W, first: bool) -> io::Result<()> {
         match (self.is_deep(), first) {
             (true, true) => Ok(()),
-            (true, false) => to.write_all(b", "),
+            (true, false) => to.write_all(BETWEEN),
             (false, _) => self.pretty.begin_object_key(to, first),
         }
     }
 
     fn begin_object_value<W: ?Sized + io::Write>(&mut self, to: &mut W) -> io::Result<()> {
-        to.write_all(b": ")
+        to.write_all(AFTER_KEY)
     }
 
     fn end_object_value<W: ?Sized + io::Write>(&mut self, to: &mut W) -> io::Result<()> {
