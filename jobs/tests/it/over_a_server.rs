@@ -6,7 +6,7 @@
 
 use testkit::suite_database::run_over_a_server;
 
-const SUITES: [&str; 19] = [
+const SUITES: [&str; 20] = [
     "access_logs::",
     "accuracy::",
     "apportion::",
@@ -14,6 +14,7 @@ const SUITES: [&str; 19] = [
     "due::",
     "enforce::",
     "erased::",
+    "forecast::",
     "histories::",
     "hold::",
     "ingest::",
