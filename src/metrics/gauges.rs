@@ -54,10 +54,10 @@ const TABLE: [(&str, &str, &[&str]); 60] = [
     ("meter_usage_month_booked_ratio", "The share of the current month that is booked.", &["meter"]),
     ("meter_usage_unknown_customer_units", "Usage of two months under ids that no customer has a row for.", &["meter"]),
     ("meter_usage_day_units", "Usage booked for each of the last 35 days.", &["meter", "day", "attribution"]),
-    ("meter_forecast_units", "Usage at the end of the month, as it was forecast last.", &["meter", "quantile"]),
+    ("meter_forecast_units", "Usage at the end of the month, as it was forecast last.", &["meter", "estimate"]),
     ("meter_forecast_error_ratio", "Its error in past months, as a share of all usage.", &["meter"]),
     ("meter_forecast_bill_money", "Forecast bills of the billing periods that go on.", &["meter", "currency"]),
-    ("meter_usage_unusual_days", "Settled days of the last week far outside of what was expected.", &["meter"]),
+    ("meter_usage_unusual_findings", "Settled days of the last week far outside of what was expected.", &["meter"]),
     ("meter_measured_accuracy_ratio", "Measured usage as a share of billed usage, on settled days.", &["meter"]),
     ("meter_measured_accuracy_compared", "Settled days that were compared; 0: the ratio is 1.", &["meter"]),
     ("meter_measured_accuracy_findings", "Customers that differ for days; 1: the meter does.", &["meter", "finding"]),
@@ -268,17 +268,16 @@ fn usage(board: &Board, overview: &Overview, meters: &[String]) -> prometheus::R
 fn forecasts(board: &Board, overview: &Overview, meters: &[String]) -> prometheus::Result<()> {
     for meter in meters {
         let unusual = overview.books.unusual.iter().find(|of| of.meter == *meter).map_or(0, |of| of.total);
-        board.set("meter_usage_unusual_days", &[meter], unusual)?;
+        board.set("meter_usage_unusual_findings", &[meter], unusual)?;
     }
     for of in &overview.books.forecasts {
         let (meter, forecast) = (of.forecast.meter.as_str(), &of.forecast);
-        board.set("meter_forecast_units", &[meter, "0.5"], forecast.p50)?;
+        board.set("meter_forecast_units", &[meter, "p50"], forecast.p50)?;
         if let Some(p90) = forecast.p90 {
-            board.set("meter_forecast_units", &[meter, "0.9"], p90)?;
+            board.set("meter_forecast_units", &[meter, "p90"], p90)?;
         }
-        if let Some(error) = of.accuracy.as_a_whole.error() {
-            board.set("meter_forecast_error_ratio", &[meter], error)?;
-        }
+        let error = of.accuracy.as_a_whole.error().map_or("NaN".to_owned(), |error| error.to_string());
+        board.set("meter_forecast_error_ratio", &[meter], error)?;
         if let Some((bill, currency)) = forecast.bill.as_ref().and_then(|of| Some((of, of.currency.parse().ok()?))) {
             let written = Currency::written(currency, bill.p50_minor);
             board.set("meter_forecast_bill_money", &[meter, &bill.currency], written)?;

@@ -6,7 +6,7 @@
 
 use testkit::suite_database::run_over_a_server;
 
-const SUITES: [&str; 21] = [
+const SUITES: [&str; 22] = [
     "access_logs::",
     "accuracy::",
     "apportion::",
@@ -16,6 +16,7 @@ const SUITES: [&str; 21] = [
     "due::",
     "enforce::",
     "erased::",
+    "forecast::",
     "histories::",
     "hold::",
     "ingest::",
