@@ -276,8 +276,8 @@ fn forecasts(board: &Board, overview: &Overview, meters: &[String]) -> prometheu
         if let Some(p90) = forecast.p90 {
             board.set("meter_forecast_units", &[meter, "p90"], p90)?;
         }
-        let error = of.accuracy.as_a_whole.error().map_or("NaN".to_owned(), |error| error.to_string());
-        board.set("meter_forecast_error_ratio", &[meter], error)?;
+        // before a month could be tried, a forecast is worth nothing
+        board.set("meter_forecast_error_ratio", &[meter], of.accuracy.as_a_whole.error().unwrap_or(Decimal::ONE))?;
         if let Some((bill, currency)) = forecast.bill.as_ref().and_then(|of| Some((of, of.currency.parse().ok()?))) {
             let written = Currency::written(currency, bill.p50_minor);
             board.set("meter_forecast_bill_money", &[meter, &bill.currency], written)?;
