@@ -16,7 +16,8 @@ macro_rules! weights_by_day {
                         iif(m.quantity IS NULL, min(o.start + 86400, ?2, ",
             $crate::measured::measurements::over_at!(),
             ") - max(o.start, m.started_at), m.started_at >= o.start AND m.started_at < min(o.start + 86400, ?2)) AS seconds \
-                 FROM watched w \
+                 FROM (SELECT meter FROM watched w WHERE EXISTS \
+                   (SELECT 1 FROM measurements m WHERE m.customer = c.id AND m.meter = w.meter)) w \
                  CROSS JOIN open o ON o.day BETWEEN c.first_day AND c.last_day AND coalesce(o.meter, w.meter) = w.meter \
                  CROSS JOIN measurements m ON m.customer = c.id AND m.meter = w.meter \
                  WHERE m.started_at < ?2 AND ",

@@ -50,7 +50,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
             print::out(&format!("booked as change {number}; to take it back:"));
             print::out(&format!("  meter revert {number} --reason \"why\""));
             let next = print::decided::Runs::read(&context.books, config, now).await?.next();
-            print::out(&format!("limits follow it from {next}"));
+            print::out(&format!("limits follow: {next}"));
             print::cost(&context.books);
             Ok(Exit::Ok)
         }

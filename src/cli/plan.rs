@@ -115,7 +115,7 @@ async fn apply(config: &Config, file: &Path, consent: Consent, now: Timestamp) -
     }
     if any && !dry_run {
         let next = print::decided::Runs::read(&books, config, now).await?.next();
-        print::out(&format!("limits follow them from {next}"));
+        print::out(&format!("limits follow: {next}"));
     }
     warn(config, &books, &plans, now).await?;
     Ok(Exit::Ok)

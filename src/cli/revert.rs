@@ -40,7 +40,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     print::out(&format!("change {number} is reverted: every sum is what it was before"));
     advice.iter().for_each(|line| print::out(line));
     let next = print::decided::Runs::read(&context.books, config, now).await?.next();
-    print::out(&format!("limits follow from {next}"));
+    print::out(&format!("limits follow: {next}"));
     Ok(Exit::Ok)
 }
 

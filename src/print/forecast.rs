@@ -60,7 +60,7 @@ pub(crate) fn customers(found: &[UsageForecast], units: &Units) {
         "limit on",
         ">bill P50",
         ">bill P90",
-        "of",
+        "period to",
     ];
     table(&titles, found.iter().map(row).collect());
 }
@@ -68,7 +68,7 @@ pub(crate) fn customers(found: &[UsageForecast], units: &Units) {
 fn bill(of: Option<&BillForecast>) -> [String; 3] {
     let Some(of) = of else { return [NONE.into(), NONE.into(), String::new()] };
     let bound = of.p90_minor.map_or(NONE.into(), |minor| money(minor, &of.currency));
-    [money(of.p50_minor, &of.currency), bound, format!("the period through {}", of.last_day)]
+    [money(of.p50_minor, &of.currency), bound, of.last_day.to_string()]
 }
 
 /// What the columns mean.

@@ -342,9 +342,7 @@ fn what_lay_behind_when_somebody_began_to_look_is_known() {
     std::fs::write(place.path("plans.toml"), plans).unwrap();
     place.execute(&testkit::usage::booking("ann", "chime_minutes", "date('now')", "1200000000000").join(";"));
     place.execute("UPDATE notifications SET state = 'known', next_at = NULL, error = 'x'");
-    run(&place, "plan apply plans.toml")
-        .ends(0)
-        .says(&["limits follow them from the next run of enforce_budgets, due "]);
+    run(&place, "plan apply plans.toml").ends(0).says(&["limits follow: the next run of enforce_budgets, due "]);
     place.execute("UPDATE customers SET plan = 'pro'");
     run(&place, "budget set ann 1 --by me").ends(0).says(&["That counts from the next run of enforce_budgets, due "]);
     run(&place, ENFORCE).ends(0);
