@@ -25,7 +25,7 @@ const SQL: &str = concat!(
      open (day, start, meter) AS MATERIALIZED (SELECT value ->> 'day', unixepoch(value ->> 'day'), value ->> 'meter' FROM json_each(?5))\n",
     include_str!("customer_facts.sql"),
     "FROM (",
-    weights_by_day!(),
+    weights_by_day!(days_first),
     ") d) AS measured,\n (SELECT json_group_array(json_array(meter, at, level_high, level_low, quantity_high, quantity_low)) FROM (",
     edges_from_now!(),
     ")) AS edges\nFROM c"

@@ -7,8 +7,26 @@
 /// `c.last_day`, before ?2. It needs the tables `watched (meter)` and `open (day, start, meter)`,
 /// in which a day without a meter is one of all meters. Levels times seconds can be larger than a
 /// cell, so they are summed in two parts, for [`weight`].
+///
+/// `days_first` reads each use once for each open day of the period: for few days, and uses that
+/// are mostly on them. `uses_first` reads each use once, and each open day for those that reach
+/// them.
 macro_rules! weights_by_day {
-    () => {
+    (days_first) => {
+        $crate::measured::by_day::weights_by_day!(
+            "(SELECT meter FROM watched w WHERE EXISTS \
+               (SELECT 1 FROM measurements m WHERE m.customer = c.id AND m.meter = w.meter)) w \
+             CROSS JOIN open o ON o.day BETWEEN c.first_day AND c.last_day AND coalesce(o.meter, w.meter) = w.meter \
+             CROSS JOIN measurements m ON m.customer = c.id AND m.meter = w.meter"
+        )
+    };
+    (uses_first) => {
+        $crate::measured::by_day::weights_by_day!(
+            "watched w CROSS JOIN measurements m ON m.customer = c.id AND m.meter = w.meter \
+             CROSS JOIN open o ON o.day BETWEEN c.first_day AND c.last_day AND coalesce(o.meter, w.meter) = w.meter"
+        )
+    };
+    ($uses_on_days:literal) => {
         concat!(
             "SELECT meter, day, sum(high) AS high, sum(low) AS low FROM ( \
                SELECT meter, day, amount / 10000000 * seconds AS high, amount % 10000000 * seconds AS low FROM ( \
@@ -16,11 +34,9 @@ macro_rules! weights_by_day {
                         iif(m.quantity IS NULL, min(o.start + 86400, ?2, ",
             $crate::measured::measurements::over_at!(),
             ") - max(o.start, m.started_at), m.started_at >= o.start AND m.started_at < min(o.start + 86400, ?2)) AS seconds \
-                 FROM (SELECT meter FROM watched w WHERE EXISTS \
-                   (SELECT 1 FROM measurements m WHERE m.customer = c.id AND m.meter = w.meter)) w \
-                 CROSS JOIN open o ON o.day BETWEEN c.first_day AND c.last_day AND coalesce(o.meter, w.meter) = w.meter \
-                 CROSS JOIN measurements m ON m.customer = c.id AND m.meter = w.meter \
-                 WHERE m.started_at < ?2 AND ",
+                 FROM ",
+            $uses_on_days,
+            " WHERE m.started_at < ?2 AND ",
             $crate::measured::measurements::over_at!(),
             " >= max((SELECT min(start) FROM open), unixepoch(c.first_day))) WHERE seconds > 0 \
                UNION ALL \

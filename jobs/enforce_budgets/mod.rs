@@ -9,9 +9,10 @@
 //! The facts about those whose entitlements would change are read again under the write lock. Where
 //! they are the same, the judgement holds; the others are judged again. In a local file to which
 //! nothing was written meanwhile they are the same, and so they are for those who were taken
-//! because they were due and have not become due again: they are not read. Entitlements are written with
-//! their history, their TURN limits, their notifications and the next instant in one transaction.
-//! So concurrent runs, or the web backend beside a run, decide by what is true when they write.
+//! because they were due and have not become due again: they are not read. Entitlements are written
+//! with their history, their TURN limits, their notifications and the next instant in one
+//! transaction. So concurrent runs, or the web backend beside a run, decide by what is true when
+//! they write.
 //!
 //! Measurements are not among the facts that are compared: one that comes after its page was read
 //! makes its customer due again.

@@ -106,6 +106,7 @@ fn the_schedule_runs_and_ctrl_c_is_clean() {
         "push_stripe",
         "reconcile_stripe",
         "fold_measurements",
+        "forecast_usage",
     ]
     .map(|kind| format!("{kind} = []\n"))
     .concat();
@@ -243,6 +244,7 @@ fn workers_that_start_together_migrate_once() {
         "deliver_notifications",
         "enforce_budgets",
         "fold_measurements",
+        "forecast_usage",
         "push_stripe",
         "reconcile_stripe",
         "roll_counters",

@@ -54,7 +54,7 @@ const PAGE: &str = concat!(
      watched (meter) AS MATERIALIZED (SELECT value FROM json_each(?4)), \
      open (day, start, meter) AS MATERIALIZED (SELECT value, unixepoch(value), NULL FROM json_each(?5)) \
      SELECT c.id, (SELECT json_group_array(json_array(meter, day, high, low)) FROM (",
-    weights_by_day!(),
+    weights_by_day!(uses_first),
     ")), (SELECT json_group_array(json_array(meter, day, units, rest)) FROM ( \
          SELECT u.meter, u.day, ",
     sum_of_units!("u.quantity"),

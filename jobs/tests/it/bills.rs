@@ -111,6 +111,7 @@ async fn history(template: &Template, seed: u64, seen: &Seen) {
     let begin = 1_767_225_600 + rng.i64(0..40) * DAY + rng.i64(0..DAY);
     let mut changes = Changes::draw(&mut rng, begin);
     let mut world = BillingWorld::begin(template, &mut rng, begin, changes.starts.clone()).await;
+    world.be_patient();
     if rng.u8(0..6) == 0 {
         Arc::make_mut(&mut world.context.billing).overage = OverageBilling::All;
     }

@@ -15,7 +15,8 @@ use testkit::billing_world::{BillingWorld, DAY, HOUR, Template, at};
 async fn what_the_old_stripe_customer_got_too_late_is_billed_to_the_new_one() {
     let template = Template::new().await;
     let (begin, mut rng) = (1_770_000_000, fastrand::Rng::with_seed(1));
-    let world = BillingWorld::new(&template, &mut rng, begin).await;
+    let mut world = BillingWorld::new(&template, &mut rng, begin).await;
+    world.be_patient();
     let run = async |now: i64, rng: &mut fastrand::Rng| {
         world.stripe.world().set_now(now);
         roll(&world.context.books, at(now), Mode::Write).await.unwrap();
@@ -45,7 +46,8 @@ async fn what_the_old_stripe_customer_got_too_late_is_billed_to_the_new_one() {
 async fn what_a_living_subscription_bills_is_not_sent_to_the_next_one_again() {
     let template = Template::new().await;
     let (begin, mut rng) = (1_770_000_000, fastrand::Rng::with_seed(1));
-    let world = BillingWorld::new(&template, &mut rng, begin).await;
+    let mut world = BillingWorld::new(&template, &mut rng, begin).await;
+    world.be_patient();
     world.sync(begin, SyncScope::All).await.unwrap();
     world.stripe.world().set_now(begin + HOUR);
     let prices = ["price_chime_minutes", "price_storage_gb"];
@@ -77,7 +79,8 @@ async fn what_a_living_subscription_bills_is_not_sent_to_the_next_one_again() {
 async fn a_total_is_that_of_the_period_as_it_is_now() {
     let template = Template::new().await;
     let (begin, mut rng) = (1_770_000_000, fastrand::Rng::with_seed(1));
-    let world = BillingWorld::new(&template, &mut rng, begin).await;
+    let mut world = BillingWorld::new(&template, &mut rng, begin).await;
+    world.be_patient();
     world.sync(begin, SyncScope::All).await.unwrap();
     world.stripe.world().set_now(begin + HOUR);
     world.stripe.world().reset_anchor("sub_0");
@@ -105,6 +108,7 @@ async fn a_correction_on_an_invoice_that_began_unread_is_made_up_for_later() {
     let template = Template::new().await;
     let (begin, mut rng) = (1_770_000_000, fastrand::Rng::with_seed(1));
     let mut world = BillingWorld::new(&template, &mut rng, begin).await;
+    world.be_patient();
     world.begins[0] = begin - 20 * DAY;
     let run = async |now: i64, world: &BillingWorld, rng: &mut fastrand::Rng| {
         world.stripe.world().set_now(now);
