@@ -4,9 +4,9 @@
 -- What a customer will have used of a meter at the end of a month, as the newest run of
 -- `forecast_usage` expects it; the customer '' is all usage of the meter. Quantities are exact
 -- decimals of the meter's unit. `p90` is null when too few past errors are known. `included_on` and
--- `limit_on` are the days on which what the plan includes is used up and the limit is reached, null
--- for not in the current billing period. The last four are the meter's line on the bill of that
--- period, in minor units, with its last day.
+-- `limit_on` are the days on which what the plan includes is used up and the limit is reached: the
+-- day before the run when it is already, null when it is not in the current billing period. The
+-- last four are the meter's line on the bill of that period, in minor units, with its last day.
 CREATE TABLE forecasts (
     customer    TEXT NOT NULL,
     meter       TEXT NOT NULL CHECK (meter <> ''),

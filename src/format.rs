@@ -2,6 +2,7 @@
 
 use books::limits::entitlement::LARGEST;
 use books::store::traffic::Traffic;
+use books::units::calendar::Day;
 use books::units::money::Currency;
 use books::units::quantity::{Quantity, UNIT};
 pub(crate) use books::units::words::{count, group, several, verb};
@@ -41,6 +42,11 @@ pub(crate) fn two_decimals(amount: Quantity) -> String {
 /// What is said beside a used quantity, of which a part is measured; nothing without such a part.
 pub(crate) fn of_it_measured(measured: Quantity) -> Option<String> {
     (!measured.is_zero()).then(|| format!("of it {} measured, not billed yet", quantity(measured)))
+}
+
+/// The day on which an amount is used up; `gone` when that is over.
+pub(crate) fn used_up(day: Day, gone: &str, now: Timestamp) -> String {
+    if day.end() <= now { gone.to_owned() } else { day.to_string() }
 }
 
 /// When running uses reach the limit, as is said beside it; with the day, unless that is today.

@@ -17,14 +17,14 @@ pub struct UsagePath {
 }
 
 impl UsagePath {
-    /// The first day, from today on, after which `amount` is used up; none when it lasts longer
-    /// than the period, or when it is 0.
+    /// The first day, from today on, after which `amount` is used up; the day before today when it
+    /// is used up already. None when it lasts longer than the period, or when it is 0.
     pub fn uses_up(&self, amount: Quantity) -> Option<Day> {
         if amount <= Quantity::ZERO {
             return None;
         }
         if self.used >= amount {
-            return Some(self.today);
+            return Some(Day::from_epoch(self.today.epoch() - 1).unwrap_or(self.today));
         }
         let mut sum = self.settled;
         for (day, quantity) in &self.days {
@@ -58,7 +58,7 @@ mod tests {
         };
         for (settled, used, amount, on) in [
             (100, 100, 0, None),
-            (100, 100, 100, Some("2026-11-29")),
+            (100, 100, 100, Some("2026-11-28")),
             // on a day that is over, and not settled
             (100, 100, 110, Some("2026-11-29")),
             (100, 100, 120, Some("2026-11-29")),
@@ -68,7 +68,7 @@ mod tests {
             (100, 100, 151, None),
             // more was measured than expected
             (100, 145, 150, Some("2026-11-30")),
-            (100, 160, 150, Some("2026-11-29")),
+            (100, 160, 150, Some("2026-11-28")),
         ] {
             assert_eq!(path(settled, used).uses_up(units(amount)), on.map(day), "{settled} {used} {amount}");
         }

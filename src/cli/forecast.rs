@@ -96,10 +96,10 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         Some(customer) if customers.is_empty() => {
             print::out(&format!("{customer} used nothing in the last six weeks, so there is nothing to forecast"));
         }
-        Some(_) => tables::customers(&customers, &units),
+        Some(_) => tables::customers(&customers, &units, now),
         None => {
             tables::meters(&meters, &units);
-            tables::customers(&customers, &units);
+            tables::customers(&customers, &units, now);
         }
     }
     print::out("");

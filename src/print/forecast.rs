@@ -6,9 +6,10 @@ use books::forecast::backtest::{Backtest, RuleScore};
 use books::forecast::rule::ForecastRule;
 use books::forecast::stored::{BillForecast, MeterForecast, UsageForecast};
 use books::units::calendar::{Day, Month};
+use jiff::Timestamp;
 
 use super::{out, rounded, table};
-use crate::format::{money, percent_of as percent, several};
+use crate::format::{money, percent_of as percent, several, used_up};
 
 /// Decimals of a quantity that is shown here; `--json` has all.
 const DECIMALS: u32 = 2;
@@ -37,15 +38,15 @@ pub(crate) fn meters(meters: &[MeterForecast], units: &Units) {
 }
 
 /// Each customer's meters, with the days on which amounts are used up, and the bill.
-pub(crate) fn customers(found: &[UsageForecast], units: &Units) {
+pub(crate) fn customers(found: &[UsageForecast], units: &Units, now: Timestamp) {
     if found.is_empty() {
         return;
     }
-    let day = |day: Option<Day>| day.map_or(NONE.to_owned(), |day| day.to_string());
+    let day = |day: Option<Day>, gone: &str| day.map_or(NONE.to_owned(), |day| used_up(day, gone, now));
     let row = |of: &UsageForecast| {
         let mut row = vec![of.customer.clone()];
         row.extend(amounts(of, units));
-        row.extend([day(of.included_on), day(of.limit_on)]);
+        row.extend([day(of.included_on, "used up"), day(of.limit_on, "reached")]);
         row.extend(bill(of.bill.as_ref()));
         row
     };

@@ -14,6 +14,7 @@ use maud::{Markup, html};
 use super::format::{self, ago, instant, quantity};
 use super::layout::{Here, Tone, document, icon, scroll};
 use super::{statement, usage};
+use crate::format::used_up;
 use crate::margin::{CustomerMargin, MarginLine};
 use crate::statement::{Statement, StatementSettings};
 
@@ -64,7 +65,7 @@ pub fn customer(view: &CustomerView<'_>, now: Timestamp) -> String {
         (entitlements(view, now))
         @if !view.forecasts.is_empty() {
             h2 { "What is expected" }
-            (expected(view))
+            (expected(view, now))
         }
         h2 { "What will be billed" }
         (money(view))
@@ -136,7 +137,7 @@ fn entitlements(view: &CustomerView<'_>, now: Timestamp) -> Markup {
 }
 
 /// The end of the month and of the billing period, if usage goes on as before.
-fn expected(view: &CustomerView<'_>) -> Markup {
+fn expected(view: &CustomerView<'_>, now: Timestamp) -> Markup {
     let bill = |of: &UsageForecast| {
         let bill = of.bill.as_ref();
         let written = |minor: i64, currency: &str| crate::format::money(minor, currency);
@@ -160,8 +161,12 @@ fn expected(view: &CustomerView<'_>) -> Markup {
                     (format::rounded(of.p50)) " " (unit)
                     @if let Some(p90) = of.p90 { br; span.soft { "P90 " (format::rounded(p90)) } }
                 }
-                td.n data-label="Included until" { @if let Some(day) = of.included_on { (day) } @else { "–" } }
-                td.n data-label="Limit on" { @if let Some(day) = of.limit_on { (day) } @else { "–" } }
+                td.n data-label="Included until" {
+                    @if let Some(day) = of.included_on { (used_up(day, "used up", now)) } @else { "–" }
+                }
+                td.n data-label="Limit on" {
+                    @if let Some(day) = of.limit_on { (used_up(day, "reached", now)) } @else { "–" }
+                }
                 td.n data-label="Bill" { (bill(of)) }
             }
         }

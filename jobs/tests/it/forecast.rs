@@ -88,7 +88,7 @@ async fn month_ends_and_days_of_limits_are_stored() {
     assert_eq!(report.meters[0].error, Some(Decimal::new(0, 4)));
     for (customer, daily, included_on) in
         // ann's 100 minutes last through the 30th, bob has used them up, cyd never will
-        [("ann", 3_250, Some("2026-10-31")), ("bob", 10_000, Some("2026-10-30")), ("cyd", 20, None)]
+        [("ann", 3_250, Some("2026-10-31")), ("bob", 10_000, Some("2026-10-29")), ("cyd", 20, None)]
     {
         let found = of_customer(&world, customer).await;
         let [of] = &found[..] else { panic!("{found:?}") };
