@@ -1,6 +1,5 @@
 //! The plan of a change, as it is written to a file and read again. Pure.
 
-use std::fmt::Write as _;
 use std::io;
 
 use jiff::Timestamp;
@@ -146,11 +145,7 @@ struct Content<'a> {
 /// SHA-256 of the JSON of a value.
 pub(super) fn digest<T: Serialize>(value: &T) -> String {
     let bytes = serde_json::to_vec(value).unwrap_or_default();
-    Sha256::digest(bytes).iter().fold(String::new(), |mut text, byte| {
-        // writing to a string does not fail
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl ChangePlan {

@@ -1,6 +1,5 @@
 //! `meter apply`: books exactly what a plan says, or nothing.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use anyhow::{anyhow, bail};
@@ -8,6 +7,7 @@ use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use jobs::changes::{ApplyError, Approval, ChangePlan, apply};
 
+use super::agreement::{Agreement, NOBODY, agreed};
 use super::{actor, failure, progress};
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
@@ -28,7 +28,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let name = args.file.display().to_string();
-    let reason = reason(&args.reason)?;
+    let reason = actor::reason(&args.reason)?;
     let text = std::fs::read_to_string(&args.file);
     let text = text.map_err(|why| BadUsage(format!("{name}: it cannot be read: {why}; nothing was booked")))?;
     let plan = ChangePlan::from_text(&text);
@@ -38,7 +38,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         return Err(BadUsage(already(&name, &applied)).into());
     }
     print::changes::plan(&plan, config);
-    if !agreed(Agreement::of(args.yes), "apply it?")? {
+    if !agreed(Agreement::of(args.yes), "apply it?", NOBODY)? {
         print::out("nothing was booked");
         return Ok(Exit::Failed);
     }
@@ -71,40 +71,4 @@ fn already(name: &str, applied: &books::usage::applied_plans::AppliedPlan) -> St
     format!(
         "{name} was applied as number {number} by {by} at {at}; nothing was booked. `meter changes {number}` shows it"
     )
-}
-
-/// The reason that a person gave.
-pub(super) fn reason(given: &str) -> Result<String, BadUsage> {
-    match given.trim() {
-        "" => Err(BadUsage("--reason: say why; it is kept".into())),
-        reason => Ok(reason.to_owned()),
-    }
-}
-
-/// Whether a person has agreed already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Agreement {
-    Given,
-    Asked,
-}
-
-impl Agreement {
-    /// By the flag `--yes`.
-    pub(super) fn of(yes: bool) -> Self {
-        if yes { Self::Given } else { Self::Asked }
-    }
-}
-
-/// Whether a person agrees; who cannot be asked says so with `--yes`.
-pub(super) fn agreed(agreement: Agreement, question: &str) -> anyhow::Result<bool> {
-    if agreement == Agreement::Given {
-        return Ok(true);
-    }
-    if !std::io::stdin().is_terminal() {
-        return Err(BadUsage("nobody can be asked: look at it, then run this with --yes".into()).into());
-    }
-    print::out(&format!("{question} (yes/no)"));
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    Ok(answer.trim() == "yes")
 }

@@ -131,9 +131,7 @@ async fn act(
     name: &str,
     now: Timestamp,
 ) -> anyhow::Result<Exit> {
-    if which.reason.trim().is_empty() {
-        return Err(BadUsage("--reason: say why; it is kept".into()).into());
-    }
+    let reason = actor::reason(&which.reason)?;
     let (mut done, mut events) = (Exit::Ok, vec![]);
     for id in &which.ids {
         let Some(event) = books.meter_event(id).await? else {
@@ -147,7 +145,7 @@ async fn act(
             actor: actor::current(),
             action: name.to_owned(),
             target: subject(&event),
-            reason: which.reason.trim().to_owned(),
+            reason: reason.clone(),
         };
         match (books.decide_event(id, what, act, now).await?, what) {
             (Some(was), ManualAction::Retry) => {

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::{actor, failure, plan_change, progress, select};
 use crate::config::{Config, ExportConfig};
-use crate::exit::{BadUsage, Exit};
+use crate::exit::Exit;
 use crate::format::Counted;
 use crate::print::{self, OutputFormat};
 use crate::wiring::{self, Open};
@@ -71,10 +71,10 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let mut chosen = select::months(args.month, args.from, args.to, now)?;
     let names = select::exports(config, args.export.as_deref())?;
     let mut exports: Vec<&ExportConfig> = config.exports.iter().filter(|e| names.contains(&e.name)).collect();
-    let reason = args.reason.as_deref().unwrap_or_default().trim().to_owned();
-    if args.accept.is_some() && reason.is_empty() {
-        return Err(BadUsage("--reason: say why; it is kept".into()).into());
-    }
+    let reason = match &args.accept {
+        Some(_) => actor::reason(args.reason.as_deref().unwrap_or_default())?,
+        None => String::new(),
+    };
     let looks_only = args.dry_run || args.plan.is_some();
     let open = if looks_only { Open::DRY_RUN } else { Open::MIGRATED };
     let books = wiring::open_books(config, open).await?;

@@ -2,6 +2,7 @@
 
 mod accuracy;
 mod actor;
+mod agreement;
 mod apply;
 mod backfill;
 mod backup;

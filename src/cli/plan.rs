@@ -2,7 +2,6 @@
 
 mod simulate;
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -14,6 +13,7 @@ use jobs::stripe::StripeMode;
 use jobs::stripe::check::{AccountObjects, check_prices, check_unbilled};
 use jobs::stripe::transport::CallError;
 
+use super::agreement::{self, Agreement};
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
 use crate::plan_file;
@@ -141,18 +141,12 @@ async fn agreed(
     print::out(&format!("with these plans the last month's bills of {bills} would have been others:"));
     print::simulation::sums(&found);
     print::out(&format!("`meter plan simulate {}` shows them customer by customer", file.display()));
-    match consent {
-        Consent::NothingIsDone | Consent::Given => Ok(true),
-        Consent::Asked if std::io::stdin().is_terminal() => {
-            print::out("apply it? (yes/no)");
-            let mut answer = String::new();
-            std::io::stdin().read_line(&mut answer)?;
-            Ok(answer.trim() == "yes")
-        }
-        Consent::Asked => {
-            Err(BadUsage("bills change, and nobody can be asked: look at it, then apply with --yes".into()).into())
-        }
-    }
+    let agreement = match consent {
+        Consent::NothingIsDone | Consent::Given => Agreement::Given,
+        Consent::Asked => Agreement::Asked,
+    };
+    let nobody = "bills change, and nobody can be asked: look at it, then apply with --yes";
+    agreement::agreed(agreement, "apply it?", nobody)
 }
 
 /// The plan versions of a file.

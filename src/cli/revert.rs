@@ -5,7 +5,7 @@ use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use jobs::changes::{Approval, OppositeError, opposite};
 
-use super::apply::{Agreement, agreed, reason};
+use super::agreement::{Agreement, NOBODY, agreed};
 use super::{actor, failure};
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
@@ -25,12 +25,12 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
-    let (number, reason) = (args.number, reason(&args.reason)?);
+    let (number, reason) = (args.number, actor::reason(&args.reason)?);
     let books = wiring::open_books(config, Open::EXISTING).await?;
     let context = wiring::context_without_sources(config, books)?;
     let found = opposite(&context, number).await.map_err(|why| error(number, why))?;
     print::changes::opposite(&found, &context, now);
-    if !agreed(Agreement::of(args.yes), "revert it?")? {
+    if !agreed(Agreement::of(args.yes), "revert it?", NOBODY)? {
         print::out("nothing was booked");
         return Ok(Exit::Failed);
     }
