@@ -38,8 +38,9 @@ pub use self::http::{HttpConfig, LogConfig, LogFormat, Pages};
 pub use self::measure::MeasureConfig;
 pub use self::operator::OperatorConfig;
 pub use self::queue::{QueueConfig, ScheduleConfig, cron};
+use self::raw::SecretKey;
 pub use self::raw::{ConfigError, DEFAULT_FILE};
-use self::raw::{Raw, SecretKey, Step};
+pub(crate) use self::raw::{Raw, Step, in_order};
 pub use self::secret::Secret;
 pub use self::shared_buckets::{ReportConfig, SharedBucketConfig};
 pub use self::stripe::{StripeConfig, StripeMeterConfig};
@@ -344,6 +345,7 @@ impl Config {
         if config.tag_keys.is_empty() {
             config.tag_key.get_or_insert_with(|| TAG_KEY.into());
         }
+        in_order(&mut faults);
         if faults.is_empty() { Ok(config) } else { Err(ConfigError(faults)) }
     }
 

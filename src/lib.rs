@@ -2,7 +2,7 @@
 //! books is in `jobs`.
 //!
 //! Each floor uses only those above it in this list, which is the reading order too: amounts and
-//! exit codes for people ([`format`], `exit`), `report_sentence`, `visible`, `tls`, [`config`]
+//! exit codes for people ([`format`], `exit`), `report_sentence`, `visible`, `wording`, `tls`, [`config`]
 //! (file and environment → checked values), [`queue`] (the tables of jobs), [`wiring`] (values →
 //! database, buckets, what jobs are given), [`health`] (what needs attention), [`metrics`],
 //! [`worker`] (one process), [`ui`] and [`http`] (what a worker serves), [`print`] (tables in a
@@ -13,6 +13,7 @@ mod format;
 mod report_sentence;
 mod tls;
 mod visible;
+mod wording;
 
 pub mod config;
 pub mod plan_file;

@@ -2,9 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
     // clap answers bad usage with 2 by itself, and --help with 0
-    meter::cli::run(meter::cli::Cli::parse())
+    meter::cli::run(meter::cli::parse())
 }

@@ -16,6 +16,7 @@ use crate::store::pace::Pace;
 use crate::store::rows::{json, scaled_sum};
 use crate::units::calendar::{Month, instant};
 use crate::units::form;
+use crate::units::similar::offer;
 
 /// Customers of a transaction that computes counters.
 pub const COUNTERS: Pace = Pace::new(500, 5000);
@@ -286,8 +287,8 @@ pub(super) async fn faults(
     }
     for (at, new) in customers.iter().enumerate() {
         if let Some(plan) = new.plan.as_deref().filter(|plan| !plans.names().contains(plan)) {
-            let known = plans.names().join(", ");
-            faults.entry(at).or_insert_with(|| format!("there is no plan `{plan}`; there are: {known}"));
+            let known = offer(plan, plans.names());
+            faults.entry(at).or_insert_with(|| format!("there is no plan `{plan}`; {known}"));
         }
         if let Some(pseudonym) = erased.pseudonym(&new.id) {
             let why = "this id was erased, and its usage is booked to";

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::store::connection::{Connection, params};
+use crate::units::similar::offer;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -93,10 +94,22 @@ pub enum Applied {
 /// Why plans cannot be applied.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
-    #[error("plan `{0}`: {1}")]
-    Wrong(String, String),
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Wrong(Vec<PlanFault>),
     #[error(transparent)]
     Books(#[from] BooksError),
+}
+
+/// What is wrong with one of the versions that were given.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("plan `{plan}`: {}{why}", .meter.as_ref().map(|m| format!("meter `{m}`: ")).unwrap_or_default())]
+pub struct PlanFault {
+    /// Which of the versions, from 0 on.
+    pub place: usize,
+    pub plan: String,
+    /// The meter with the wrong terms; none when the version itself is wrong.
+    pub meter: Option<String>,
+    pub why: String,
 }
 
 /// Every version of every plan.
@@ -176,18 +189,19 @@ impl Plans {
 }
 
 impl Plan {
-    /// What is wrong with this version, whatever else is stored.
-    fn fault(&self, meters: &[String]) -> Option<String> {
+    /// What is wrong with this version, whatever else is stored; each with its meter.
+    fn faults(&self, meters: &[String]) -> Vec<(Option<String>, String)> {
+        let mut faults = vec![];
         if !form::is_name(&self.name, form::PLAN_NAME) {
-            return Some(format!("that is no name: {}", form::name_rule(form::PLAN_NAME)));
+            faults.push((None, format!("that is no name: {}", form::name_rule(form::PLAN_NAME))));
         }
         if self.effective_from.as_second() < 0 || self.effective_from.subsec_nanosecond() != 0 {
-            return Some(format!("effective_from {}: whole seconds from 1970 on", self.effective_from));
+            faults.push((None, format!("effective_from {}: whole seconds from 1970 on", self.effective_from)));
         }
-        self.meters.iter().find_map(|(meter, terms)| {
-            let known = meter == TURN || meters.contains(meter);
-            let fault = if !known {
-                format!("there is no such meter; there are: {TURN}, {}", meters.join(", "))
+        for (meter, terms) in &self.meters {
+            let known = std::iter::once(TURN).chain(meters.iter().map(String::as_str));
+            let fault = if !known.clone().any(|name| name == meter) {
+                format!("there is no such meter; {}", offer(meter, known.clone()))
             } else if terms.included < Quantity::ZERO {
                 "the included amount is negative".into()
             } else if terms.included.to_cell().is_err() {
@@ -199,10 +213,11 @@ impl Plan {
             } else if meter == TURN && terms.report != ReportMode::None {
                 "it cannot be reported, because the web backend counts TURN credentials; remove `report`".into()
             } else {
-                return None;
+                continue;
             };
-            Some(format!("meter `{meter}`: {fault}"))
-        })
+            faults.push((Some(meter.clone()), fault));
+        }
+        faults
     }
 
     /// Meters with a price that is billed nowhere, each with what to do.
@@ -249,7 +264,7 @@ impl Database {
         meters: &[String],
         now: Timestamp,
     ) -> Result<Vec<Applied>, PlanError> {
-        check(&versions, meters)?;
+        none(faults(&versions, meters))?;
         self.transaction_with(async move |c| apply(c, &versions, now).await).await
     }
 
@@ -259,9 +274,13 @@ impl Database {
     /// # Errors
     /// [`PlanError::Wrong`] for such a version.
     pub async fn check_plans(&self, versions: &[Plan], meters: &[String]) -> Result<(), PlanError> {
-        check(versions, meters)?;
+        none(faults(versions, meters))?;
         let known = self.plans().await?;
-        versions.iter().try_for_each(|plan| same_currency(&known, plan))
+        let wrong = |(place, plan): (usize, &Plan)| {
+            let why = other_currency(&known, plan)?;
+            Some(PlanFault { place, plan: plan.name.clone(), meter: None, why })
+        };
+        none(versions.iter().enumerate().filter_map(wrong).collect())
     }
 
     /// What [`Database::apply_plans`] would do.
@@ -271,62 +290,64 @@ impl Database {
         meters: &[String],
         now: Timestamp,
     ) -> Result<Vec<Applied>, PlanError> {
-        check(versions, meters)?;
+        none(faults(versions, meters))?;
         judge(&self.plans().await?, versions, now)
     }
 }
 
-/// Refuses versions that are wrong whatever is stored. Pure.
-fn check(versions: &[Plan], meters: &[String]) -> Result<(), PlanError> {
-    for (i, plan) in versions.iter().enumerate() {
-        let wrong = |why: String| Err(PlanError::Wrong(plan.name.clone(), why));
-        if let Some(why) = plan.fault(meters) {
-            return wrong(why);
-        }
+/// What is wrong with versions, whatever is stored; `meters` are the names that may be used beside
+/// [`TURN`].
+pub fn faults(versions: &[Plan], meters: &[String]) -> Vec<PlanFault> {
+    let mut all = vec![];
+    for (place, plan) in versions.iter().enumerate() {
+        let fault = |(meter, why)| PlanFault { place, plan: plan.name.clone(), meter, why };
+        all.extend(plan.faults(meters).into_iter().map(fault));
         let same = |other: &&Plan| other.name == plan.name && other.effective_from == plan.effective_from;
-        if versions[..i].iter().any(|other| same(&other)) {
-            return wrong(format!("two versions hold from {} on", plan.effective_from));
+        if versions[..place].iter().any(|other| same(&other)) {
+            all.push(fault((None, format!("two versions hold from {} on", plan.effective_from))));
         }
-        if versions[..i].iter().any(|other| other.name == plan.name && other.currency != plan.currency) {
-            return wrong("its versions have two currencies; make a new plan for another currency".into());
+        if versions[..place].iter().any(|other| other.name == plan.name && other.currency != plan.currency) {
+            let why = "its versions have two currencies; make a new plan for another currency";
+            all.push(fault((None, why.into())));
         }
     }
-    Ok(())
+    all
 }
 
-fn same_currency(known: &Plans, plan: &Plan) -> Result<(), PlanError> {
-    match known.iter().find(|k| k.name == plan.name && k.currency != plan.currency) {
-        None => Ok(()),
-        Some(other) => Err(PlanError::Wrong(
-            plan.name.clone(),
-            format!(
-                "it is in {} already; budgets and invoices are, too. Make a new plan for {}",
-                other.currency, plan.currency
-            ),
-        )),
-    }
+fn none(faults: Vec<PlanFault>) -> Result<(), PlanError> {
+    if faults.is_empty() { Ok(()) } else { Err(PlanError::Wrong(faults)) }
+}
+
+/// Why a version cannot be beside those that are stored, by its currency.
+fn other_currency(known: &Plans, plan: &Plan) -> Option<String> {
+    let other = known.iter().find(|k| k.name == plan.name && k.currency != plan.currency)?;
+    Some(format!(
+        "it is in {} already; budgets and invoices are, too. Make a new plan for {}",
+        other.currency, plan.currency
+    ))
 }
 
 /// What applying `versions` does, given those that are stored. Pure.
 fn judge(known: &Plans, versions: &[Plan], now: Timestamp) -> Result<Vec<Applied>, PlanError> {
     let judge_one = |plan: &Plan| {
-        let wrong = |why: String| Err(PlanError::Wrong(plan.name.clone(), why));
         let there = known.iter().find(|k| k.name == plan.name && k.effective_from == plan.effective_from);
-        same_currency(known, plan)?;
+        if let Some(why) = other_currency(known, plan) {
+            return Err(why);
+        }
         let is_known = known.names().contains(&plan.name.as_str());
         let given = || versions.iter().filter(|v| v.name == plan.name).map(|v| v.effective_from).min();
         match there {
             None if !is_known && given().is_some_and(|first| first > now) => {
-                wrong("it is new, so one of its versions must hold now: a customer may be on it today".into())
+                Err("it is new, so one of its versions must hold now: a customer may be on it today".into())
             }
             // it would change the terms of periods that have begun
-            None if is_known && plan.effective_from <= now => wrong(format!(
+            None if is_known && plan.effective_from <= now => Err(format!(
                 "a version from {} on would change billing periods that have begun; let it hold from an instant to come",
                 plan.effective_from
             )),
             None => Ok(Applied::New),
             Some(there) if there == plan => Ok(Applied::Unchanged),
-            Some(_) if plan.effective_from <= now => wrong(format!(
+            Some(_) if plan.effective_from <= now => Err(format!(
                 "the version of {} holds already and cannot be edited. Either give it effective_from = \"{}T00:00:00Z\": then it \
                  holds for billing periods that begin from there on. Or name it otherwise, such as `{}-2`, and give it to \
                  customers today: meter customer set ID --plan {}-2",
@@ -338,7 +359,15 @@ fn judge(known: &Plans, versions: &[Plan], now: Timestamp) -> Result<Vec<Applied
             Some(_) => Ok(Applied::Replaced),
         }
     };
-    versions.iter().map(judge_one).collect()
+    let (mut applied, mut wrong) = (vec![], vec![]);
+    for (place, plan) in versions.iter().enumerate() {
+        match judge_one(plan) {
+            Ok(one) => applied.push(one),
+            Err(why) => wrong.push(PlanFault { place, plan: plan.name.clone(), meter: None, why }),
+        }
+    }
+    none(wrong)?;
+    Ok(applied)
 }
 
 /// Judges everything before it writes anything, so a refusal leaves nothing behind.
@@ -413,7 +442,9 @@ mod tests {
     #[test]
     fn a_plan_that_prices_or_reports_turn_is_refused() {
         let meters = ["chime_minutes".to_owned()];
-        let fault = |terms: Terms| version("2026-01-01T00:00:00Z", TURN, terms).fault(&meters);
+        let fault = |terms: Terms| {
+            faults(&[version("2026-01-01T00:00:00Z", TURN, terms)], &meters).pop().map(|fault| fault.why)
+        };
         for report in [ReportMode::None, ReportMode::Overage, ReportMode::Total] {
             let why = fault(terms(Some("0.5"), report)).unwrap();
             assert!(why.contains("it cannot have a price") && why.contains("remove `price`"), "{why}");

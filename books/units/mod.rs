@@ -1,5 +1,5 @@
 //! Exact numbers: quantities, money, months and days; the form of ids and names;
-//! and counts in sentences.
+//! counts in sentences; and the names that somebody meant.
 //!
 //! **Owns** how an amount, a price and a date are read, computed and written, and what an id may
 //! consist of. **Does not own** any table: nothing here knows SQL.
@@ -11,4 +11,5 @@ pub mod calendar;
 pub mod form;
 pub mod money;
 pub mod quantity;
+pub mod similar;
 pub mod words;

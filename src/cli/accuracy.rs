@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use books::measured::accrual::Accrues;
 use books::measured::accuracy::{Accuracy, ComparedDay, JUDGED_DAYS, MeterAccuracy};
 use books::units::calendar::{Day, Month};
+use books::units::similar::offer;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -90,10 +91,8 @@ fn measured(config: &Config, only: Option<&str>) -> Result<BTreeMap<String, Accr
     match all.get(only) {
         Some(accrues) => Ok([(only.to_owned(), *accrues)].into()),
         None => {
-            let names: Vec<String> = all.into_keys().collect();
-            let known =
-                if names.is_empty() { "none is".to_owned() } else { format!("these are: {}", names.join(", ")) };
-            Err(BadUsage(format!("no meter `{only}` is measured; {known} (meters[].accrues)")))
+            let known = offer(only, all.keys().map(String::as_str));
+            Err(BadUsage(format!("no meter `{only}` is measured (meters[].accrues); {known}")))
         }
     }
 }

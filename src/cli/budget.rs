@@ -7,7 +7,7 @@ use books::units::money::Currency;
 use clap::Subcommand;
 use jiff::Timestamp;
 
-use super::known_customer;
+use super::{known_customer, known_meter};
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
 use crate::print::{self, decided::Runs};
@@ -121,11 +121,8 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
 /// The named meter, or `""` for all.
 fn known(config: &Config, meter: Option<String>) -> Result<String, BadUsage> {
     let Some(meter) = meter else { return Ok(String::new()) };
-    let names: Vec<&str> = config.meters.iter().map(|m| m.name.as_str()).chain([TURN]).collect();
-    if names.contains(&meter.as_str()) {
-        return Ok(meter);
-    }
-    Err(BadUsage(format!("there is no meter `{meter}`; there are: {}", names.join(", "))))
+    known_meter::require_of(config.meters.iter().map(|m| m.name.as_str()).chain([TURN]), &meter)?;
+    Ok(meter)
 }
 
 async fn own_currency(books: &Database, customer: &str) -> anyhow::Result<Currency> {

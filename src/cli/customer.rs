@@ -113,7 +113,7 @@ fn table(customers: Vec<Customer>) {
         vec![c.id, name, c.plan, c.status, stripe, c.created_at]
     };
     let rows = customers.into_iter().map(row).collect();
-    print::table(&["customer", "name", "plan", "status", "Stripe customer", "since"], rows);
+    print::table(&["customer", "1~name", "plan", "status", "3Stripe customer", "2since"], rows);
 }
 
 async fn list(config: &Config, plan: Option<String>, format: OutputFormat) -> anyhow::Result<Exit> {
@@ -201,7 +201,7 @@ fn periods(periods: &[PeriodRow], now: Timestamp) {
         let of = p.subscription.clone().unwrap_or_else(|| "calendar month".into());
         vec![p.starts_at.to_string(), p.ends_at.to_string(), of, days, state.into()]
     };
-    let titles = ["billing period from", "to before", "of", "days of usage", ""];
+    let titles = ["billing period from", "to before", "2of", "1days of usage", "~"];
     print::table(&titles, periods.iter().map(period).collect());
 }
 

@@ -26,7 +26,7 @@ use crate::config::Config;
 use crate::exit::Exit;
 use crate::format::{ago, span};
 use crate::health::{BILL_STALE, LITTLE_SPACE, MADE_BY_DEMO, act_on, gaps};
-use crate::print;
+use crate::print::{self, Mark};
 use crate::{http, wiring};
 
 /// The largest tolerated difference to other clocks.
@@ -120,11 +120,11 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
 fn show(found: &[Check]) {
     for check in found {
         let mark = match check.verdict {
-            Verdict::Ok => "ok   ",
-            Verdict::Warning => "warn ",
-            Verdict::Wrong => "WRONG",
+            Verdict::Ok => (Mark::Good, "ok   "),
+            Verdict::Warning => (Mark::Warning, "warn "),
+            Verdict::Wrong => (Mark::Wrong, "WRONG"),
         };
-        print::out(&format!("{mark}  {}: {}", check.what, check.found));
+        print::marked(mark, &format!("  {}: {}", check.what, check.found));
         if !check.act.is_empty() {
             print::out(&format!("       -> {}", check.act));
         }

@@ -197,8 +197,18 @@ fn table(events: &[MeterEvent], now: Timestamp) {
             if event.imported { IMPORTED.to_owned() } else { event.error.clone().unwrap_or_default() },
         ]
     };
-    let titles =
-        ["event", "made", "customer", "meter", "period from", "invoice from", ">value", "state", ">tries", "error"];
+    let titles = [
+        "event",
+        "1made",
+        "customer",
+        "meter",
+        "4period from",
+        "2invoice from",
+        ">value",
+        "~state",
+        "3>tries",
+        "~error",
+    ];
     print::table(&titles, events.iter().map(row).collect());
 }
 

@@ -25,7 +25,7 @@ use jobs::shared_bucket::items::{FoundItems, WantedItems};
 use jobs::{ingest_access_logs, ingest_inventory};
 
 use super::billing_period::BillingPeriod;
-use super::known_customer;
+use super::{known_customer, known_meter};
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
 use crate::print::explain::{Explained, ExplainedBill, ExplainedCharge, ExplainedMeter, ReadDay};
@@ -78,11 +78,10 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     known_customer::require_or_usage(&books, &args.customer).await?;
     let names: Vec<String> = config.meters.iter().map(|meter| meter.name.clone()).collect();
     let meters = match &args.meter {
-        Some(meter) if !names.contains(meter) => {
-            let why = format!("there is no meter `{meter}`; configured: {}", names.join(", "));
-            return Err(BadUsage(why).into());
+        Some(meter) => {
+            known_meter::require(config, meter)?;
+            vec![meter.clone()]
         }
-        Some(meter) => vec![meter.clone()],
         None => names,
     };
     let subjects = subjects(&args, &books, now).await?;

@@ -9,9 +9,9 @@ use jiff::Timestamp;
 use jobs::forecast_usage::make::{ForecastRun, ForecastSettings, add_bills, with_bills};
 use serde::Serialize;
 
-use super::known_customer;
+use super::{known_customer, known_meter};
 use crate::config::Config;
-use crate::exit::{BadUsage, Exit};
+use crate::exit::Exit;
 use crate::print::{self, forecast as tables};
 use crate::wiring::{self, Open};
 
@@ -41,9 +41,8 @@ struct Forecasts<'a> {
 }
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
-    if let Some(meter) = args.meter.as_ref().filter(|meter| config.meters.iter().all(|known| known.name != **meter)) {
-        let known: Vec<&str> = config.meters.iter().map(|meter| meter.name.as_str()).collect();
-        return Err(BadUsage(format!("there is no meter `{meter}`; there are: {}", known.join(", "))).into());
+    if let Some(meter) = &args.meter {
+        known_meter::require(config, meter)?;
     }
     let books = wiring::open_books(config, Open::EXISTING).await?;
     if let Some(customer) = &args.customer {

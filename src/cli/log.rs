@@ -7,6 +7,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::config::{LogConfig, LogFormat};
 use crate::exit::BadUsage;
+use crate::print::ColorWhen;
 use crate::visible;
 
 /// The AWS SDK's own warnings are the error of a run once more, as long Debug text.
@@ -14,7 +15,7 @@ const QUIET: &str = ",aws_config=error";
 
 /// Starts the log at `level`, which is one of the configuration's if it is left out; `auto` is the
 /// command's own.
-pub(super) fn start(config: &LogConfig, level: Option<String>, auto: &str) -> anyhow::Result<()> {
+pub(super) fn start(config: &LogConfig, level: Option<String>, auto: &str, color: ColorWhen) -> anyhow::Result<()> {
     let level = match level.as_deref().unwrap_or(&config.level) {
         "auto" => auto,
         level => level,
@@ -22,7 +23,7 @@ pub(super) fn start(config: &LogConfig, level: Option<String>, auto: &str) -> an
     let quiet = if matches!(level, "warn" | "info") { QUIET } else { "" };
     let filter = EnvFilter::try_new(format!("{level}{quiet}"));
     let filter = filter.map_err(|e| BadUsage(format!("--log {level}: {e}")))?;
-    let colours = io::stderr().is_terminal();
+    let colours = color.holds(io::stderr().is_terminal());
     let json = config.format == LogFormat::Json;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Lines { json, colours }).with_ansi(colours);
     if json {

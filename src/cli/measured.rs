@@ -76,6 +76,6 @@ pub(crate) async fn run(args: UsageArgs, config: &Config, now: Timestamp) -> any
         ]
     });
     let first = if by_day { "day" } else { "customer" };
-    print::table(&[first, "meter", ">measured", ">billed", "unit", ""], rows.collect());
+    print::table(&[first, "meter", ">measured", ">billed", "unit", "~"], rows.collect());
     Ok(Exit::Ok)
 }

@@ -22,8 +22,10 @@ mod explain;
 mod failure;
 mod forecast;
 mod health;
+mod help;
 mod ingest;
 mod known_customer;
+mod known_meter;
 mod log;
 mod margin;
 mod measured;
@@ -42,6 +44,7 @@ mod run;
 mod schedule;
 mod select;
 mod shared;
+mod shell;
 mod statement;
 mod status;
 mod stripe;
@@ -60,15 +63,17 @@ use std::panic::PanicHookInfo;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{FromArgMatches, Parser, Subcommand};
+pub use help::{EXAMPLES, GROUPS, command};
 use jiff::Timestamp;
+use serde::Serialize;
 
 use crate::config::{Config, ConfigError};
 use crate::exit::{BadUsage, Exit};
-use crate::print;
+use crate::print::{self, TableWidth};
 use crate::wiring::{self, Open};
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 needs attention.";
+const GLOBAL: &str = "Options of every command";
 
 /// What a command can end with, for docs/commands.md.
 pub const EXIT_TABLE: [(u8, &str); 5] = [
@@ -89,15 +94,20 @@ pub const EXIT_TABLE: [(u8, &str); 5] = [
 
 /// Turns AWS bills into exact books of who used what.
 #[derive(Debug, Parser)]
-#[command(name = "meter", version, after_help = EXIT_CODES, max_term_width = 110)]
+#[command(name = "meter", version, max_term_width = 100)]
 pub struct Cli {
     /// Configuration file [default: meter.toml, if it is there]
-    #[arg(long, global = true, value_name = "FILE", env = "METER_CONFIG")]
+    #[arg(long, global = true, value_name = "FILE", env = "METER_CONFIG", help_heading = GLOBAL)]
     config: Option<PathBuf>,
-    /// What to log to standard error: error, warn, info, debug, trace [default: log.level of the
-    /// configuration, else warn, and info for `work`]
-    #[arg(long, global = true, value_name = "LEVEL", env = "METER_LOG")]
+    /// What to log: error, warn, info, debug, trace [default: warn, and info for `work`]
+    #[arg(long, global = true, value_name = "LEVEL", env = "METER_LOG", help_heading = GLOBAL)]
     log: Option<String>,
+    /// Print tables whole, also where the terminal is narrower
+    #[arg(long, global = true, help_heading = GLOBAL)]
+    wide: bool,
+    /// When to use colours
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = true, help_heading = GLOBAL)]
+    color: print::ColorWhen,
     #[command(subcommand)]
     command: Command,
 }
@@ -106,57 +116,75 @@ pub struct Cli {
 enum Command {
     /// Read the newest bills and book what they change
     Ingest(ingest::Args),
-    /// Book exactly what a plan of `meter ingest --plan` says; or nothing, when anything has moved
-    /// since it was made
+    /// Book exactly what a plan of `ingest --plan` says
+    ///
+    /// Nothing is booked when anything has moved since the plan was made.
     Apply(apply::Args),
-    /// Take an applied plan back: book the opposite of what it booked
+    /// Take an applied plan back: book the opposite
     Revert(revert::Args),
-    /// List the plans that were applied: who, why, when, and what they changed
+    /// List the plans that were applied, and what they changed
+    ///
+    /// Who applied them, why and when.
     Changes(changes::Args),
     /// Show what was used
     Usage(usage_args::UsageArgs),
-    /// Show what the web backend measured, beside what AWS billed
+    /// Show what the web backend measured, beside AWS's bill
     Measured(usage_args::UsageArgs),
-    /// Compare what the web backend measured with what AWS billed, on settled days; the exit code
-    /// is 3 when they differ
+    /// Compare what was measured with what AWS billed
+    ///
+    /// On days that the bill has settled. The exit code is 3 when they differ.
     Accuracy(accuracy::Args),
-    /// Show who used the buckets that all customers share, by day, as S3's own reports tell it, and
-    /// how the bill is divided by that
+    /// Show who used the buckets that all customers share
+    ///
+    /// By day, as S3's own reports have it, and how the bill is divided by that.
     Shared(shared::Args),
-    /// Show what the metered lines of invoices will say, in currency: what the next push leads to
+    /// Show what the metered lines of invoices will say
+    ///
+    /// In currency: what the next push leads to.
     Bill(bill::Args),
-    /// Show what customers are billed, less what AWS charges for their use
+    /// Show what customers pay, less what AWS charges
     Margin(margin::Args),
-    /// Show what customers will have used at the end of the month, when a limit is reached, and
-    /// what the bill will be
+    /// Show what customers will have used at the month's end
+    ///
+    /// When a limit is reached, and what the bill will be.
     Forecast(forecast::Args),
-    /// Write a customer's statement of a billing period, as the customer reads it
+    /// Write a customer's statement of a billing period
+    ///
+    /// As the customer reads it.
     Statement(statement::Args),
-    /// Show where a charge comes from: its billing target, events, entries of the ledger and
-    /// versions of bills, down to the lines of AWS's bill
+    /// Show where a charge comes from, down to AWS's lines
+    ///
+    /// Its billing target, events, entries of the ledger and versions of bills.
     Explain(explain::Args),
-    /// List the versions of bills that were booked or put on hold
+    /// List the versions of bills: booked, or on hold
     Versions(versions::Args),
-    /// Read the newest bill with the configured rules, and list every kind of line of the watched
-    /// products with the meter that claims it. It books nothing
+    /// List every kind of line of the newest bill, by meter
+    ///
+    /// The bill is read with the configured rules, and only the watched products are listed. Nothing
+    /// is booked.
     Discover(discover::Args),
-    /// List, show, add or import customers
+    /// List, show, add, change or import customers
     #[command(subcommand)]
     Customer(customer::Action),
-    /// List plans, or apply new versions of them
+    /// List plans, try them on past months, or apply them
     #[command(subcommand)]
     Plan(plan::Action),
     /// Show or set overage budgets of customers
     #[command(subcommand)]
     Budget(budget::Action),
-    /// Show on one screen the state of books, money and work, and what needs attention; the exit
-    /// code is 3 or 1 when something does
+    /// Show books, money and work on one screen
+    ///
+    /// And what needs attention; the exit code is 3 or 1 when something does.
     Status(status::Args),
-    /// Check everything that a worker depends on, and print a remedy for each problem
+    /// Check all that a worker depends on, with remedies
     Doctor(doctor::Args),
-    /// Ask the worker on this machine whether it can work; the exit code is 1 when it cannot
+    /// Ask this machine's worker whether it can work
+    ///
+    /// The exit code is 1 when it cannot.
     Health(health::Args),
-    /// Write a month of usage as a document to print or to send
+    /// Write a month of usage as a document
+    ///
+    /// To print or to send.
     Report(report::Args),
     /// Show which customers may use which meters
     Entitlements(entitlements::Args),
@@ -164,30 +192,37 @@ enum Command {
     ExplainEntitlement(entitlements::ExplainArgs),
     /// Show how many TURN credentials were handed out
     Turn(turn::Args),
-    /// List notifications to the web backend and messages to the operator, and send them again
+    /// List notifications, and send them again
+    ///
+    /// Those to the web backend, and the messages to the operator.
     #[command(subcommand)]
     Notifications(notifications::Action),
     /// Send metered usage to Stripe
     Push(push::Args),
-    /// List events for Stripe, and retry or discard refused ones
+    /// List events for Stripe; retry or discard refused ones
     #[command(subcommand)]
     Events(events::Action),
-    /// Set up the Stripe account, or compare it with the configuration
+    /// Set up the Stripe account, or check it
     #[command(subcommand)]
     Stripe(stripe::Action),
     /// Compare AWS bills, the ledger and Stripe's totals
     Reconcile(reconcile::Args),
-    /// Check that the books add up: conservation, derived tables, counters
+    /// Check that the books add up
+    ///
+    /// Conservation, derived tables, counters.
     Verify(verify::Args),
     /// Copy the books into a new file while workers run
     Backup(backup::Args),
-    /// Copy the books into another, empty database, from a file to a server or back: whole, and
-    /// compared row by row, while nothing writes
+    /// Copy the books into another, empty database
+    ///
+    /// From a file to a server or back: whole, and compared row by row, while nothing writes.
     Copy(copy::Args),
-    /// Bring books that were restored from a backup back to billing
+    /// Bring restored books back to billing
     #[command(subcommand)]
     Restore(restore::Action),
-    /// Run a worker: jobs from the queue and the schedule, until a signal stops it
+    /// Run a worker: the queue's jobs and the schedule
+    ///
+    /// Until a signal stops it.
     Work(work::Args),
     /// Put a job into the queue
     Enqueue(enqueue::Args),
@@ -196,7 +231,7 @@ enum Command {
     Backfill(backfill::Action),
     /// Run a job in this process, without the queue
     Run(run::Args),
-    /// List, show, retry, cancel and remove jobs of the queue
+    /// List, show, retry, cancel and remove jobs
     #[command(subcommand)]
     Jobs(queue_jobs::Action),
     /// Show the schedule: cron lines, next and last run
@@ -211,6 +246,40 @@ enum Command {
     /// Run a demonstration on a made-up bill, or make one
     #[cfg(feature = "demo")]
     Demo(crate::demo::Args),
+    /// Print a script with which a shell completes commands
+    Completions(shell::CompletionsArgs),
+    /// Print or write manual pages
+    Man(shell::ManArgs),
+}
+
+impl Command {
+    /// Whether it prints at once what is read page by page, and asks nothing.
+    fn is_read(&self) -> bool {
+        match self {
+            Self::Usage(_)
+            | Self::Measured(_)
+            | Self::Accuracy(_)
+            | Self::Bill(_)
+            | Self::Margin(_)
+            | Self::Forecast(_)
+            | Self::Explain(_)
+            | Self::Versions(_)
+            | Self::Discover(_)
+            | Self::Changes(_)
+            | Self::Status(_)
+            | Self::Entitlements(_)
+            | Self::ExplainEntitlement(_)
+            | Self::Turn(_)
+            | Self::Reconcile(_)
+            | Self::Schedule(_)
+            | Self::Workers(_) => true,
+            Self::Customer(action) => matches!(action, customer::Action::List { .. } | customer::Action::Show { .. }),
+            Self::Jobs(action) => matches!(action, queue_jobs::Action::List { .. } | queue_jobs::Action::Show { .. }),
+            Self::Events(action) => matches!(action, events::Action::List { .. } | events::Action::Show { .. }),
+            Self::Notifications(action) => matches!(action, notifications::Action::List { .. }),
+            _ => false,
+        }
+    }
 }
 
 /// A panic in one line: its message may have text of a bill.
@@ -223,34 +292,81 @@ fn report_panic(panic: &PanicHookInfo<'_>) {
     }
 }
 
+/// Reads the command line; what is wrong with it, and `--help`, end the process.
+pub fn parse() -> Cli {
+    let parsed = command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    parsed.unwrap_or_else(|error| {
+        if error.use_stderr() {
+            let text = error.to_string();
+            let what = text.lines().next().unwrap_or_default();
+            failed(what.strip_prefix("error: ").unwrap_or(what), 2);
+        }
+        error.exit()
+    })
+}
+
+/// What failed, as JSON for whoever asked for JSON: standard output has one document, whatever
+/// happens.
+fn failed(message: &str, exit_code: u8) {
+    #[derive(Serialize)]
+    struct CommandFailure<'a> {
+        message: &'a str,
+        exit_code: u8,
+    }
+    #[derive(Serialize)]
+    struct Document<'a> {
+        error: CommandFailure<'a>,
+    }
+    if std::env::args_os().any(|argument| argument == "--json") {
+        drop(print::json(&Document { error: CommandFailure { message, exit_code } }));
+    }
+}
+
 /// Runs a command; errors go to standard error.
 pub fn run(cli: Cli) -> ExitCode {
     std::panic::set_hook(Box::new(report_panic));
+    print::set(cli.color, if cli.wide { TableWidth::Whole } else { TableWidth::Terminal });
+    if cli.command.is_read() {
+        print::page();
+    }
     let result = execute(cli);
+    let done = ended(result);
+    print::end_page();
+    done
+}
+
+fn ended(result: anyhow::Result<Exit>) -> ExitCode {
     match result {
         Ok(done) => done.into(),
         Err(error) => {
             let usage = error.is::<ConfigError>() || error.is::<BadUsage>();
+            let code = if usage { 2 } else { 1 };
+            failed(&format!("{error:#}"), code);
             // only lists of faults and of what there is have several lines
             if usage {
                 print::err_lines(format_args!("{error:#}"))
             } else {
                 print::err(format_args!("{error:#}"))
             }
-            ExitCode::from(if usage { 2 } else { 1 })
+            ExitCode::from(code)
         }
     }
 }
 
 fn execute(cli: Cli) -> anyhow::Result<Exit> {
     let config = Config::load(cli.config.as_deref(), std::env::vars());
+    match &cli.command {
+        Command::Completions(args) => return shell::completions(args),
+        Command::Man(args) => return shell::man(args),
+        _ => {}
+    }
     if let Command::Config(action) = cli.command {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         return runtime.block_on(check_config::run(action, config, Timestamp::now()));
     }
     let config = config?;
     let severity = if matches!(cli.command, Command::Work(_)) { "info" } else { "warn" };
-    log::start(&config.log, cli.log, severity)?;
+    log::start(&config.log, cli.log, severity, cli.color)?;
     // blocking threads decode, and one more reads files; each has memory of its own, so there are
     // only as many as are of use
     let mut blocking = config.read_limits().parallel + 1;
@@ -306,7 +422,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
             Command::Migrate => migrate(&config, now).await,
             #[cfg(feature = "demo")]
             Command::Demo(args) => crate::demo::run(args, &config, now).await,
-            Command::Config(_) => Ok(Exit::Ok),
+            Command::Config(_) | Command::Completions(_) | Command::Man(_) => Ok(Exit::Ok),
         };
         wiring::keep_row_counts(&config).await;
         done

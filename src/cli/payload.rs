@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::exit::BadUsage;
 use crate::worker::{Kind, Kinds, ValidatedPayload};
+use books::units::similar::{offer, similar};
 
 #[derive(Debug, Args)]
 pub(super) struct JobArgs {
@@ -24,13 +25,20 @@ pub(super) struct JobArgs {
 /// The kind with this name.
 pub(super) fn kind(kinds: &Kinds, name: &str) -> anyhow::Result<Kind> {
     let list = || {
-        let line = |k: &Kind| format!("\n  {:<14} {}", k.name, k.about);
+        let line = |k: &Kind| format!("\n  {:<22} {}", k.name, k.about);
         kinds.iter().map(line).collect::<String>()
     };
     // kinds are commands, too, and commands have dashes
     match kinds.get(&name.replace('-', "_")) {
         Some(kind) => Ok(kind.clone()),
-        None => Err(BadUsage(format!("there is no kind of job named `{name}`; there are:{}", list())).into()),
+        None => {
+            let names: Vec<&str> = kinds.iter().map(|kind| kind.name).collect();
+            let known = match similar(name, names.clone()).as_slice() {
+                [] => format!("there are:{}", list()),
+                _ => offer(name, names),
+            };
+            Err(BadUsage(format!("there is no kind of job named `{name}`; {known}")).into())
+        }
     }
 }
 

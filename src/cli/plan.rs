@@ -4,9 +4,9 @@ mod simulate;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
 use books::Database;
 use books::limits::plan::{Applied, Plan, PlanError, Plans, ReportMode};
+use books::units::similar::offer;
 use clap::Subcommand;
 use jiff::Timestamp;
 use jobs::stripe::StripeMode;
@@ -16,7 +16,7 @@ use jobs::stripe::transport::CallError;
 use super::agreement::{self, Agreement};
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
-use crate::plan_file;
+use crate::plan_file::PlanFile;
 use crate::print::{self, OutputFormat};
 use crate::wiring::{self, Open};
 
@@ -75,7 +75,8 @@ enum Consent {
 
 async fn apply(config: &Config, file: &Path, consent: Consent, now: Timestamp) -> anyhow::Result<Exit> {
     let name = file.display();
-    let plans = read(file)?;
+    let read = read(file, config)?;
+    let plans = read.plans.clone();
     let prices_cost = |plan: &Plan| {
         Some((plan.name.clone(), config.cost_names().into_keys().find(|name| plan.meters.contains_key(name))?))
     };
@@ -88,10 +89,7 @@ async fn apply(config: &Config, file: &Path, consent: Consent, now: Timestamp) -
     let open = if dry_run { Open::DRY_RUN } else { Open::MIGRATED };
     let books = wiring::open_books(config, open).await?;
     let meters: Vec<String> = config.meters.iter().map(|m| m.name.clone()).collect();
-    let wrong = |error| match error {
-        PlanError::Wrong(plan, why) => BadUsage(format!("{name}: plan `{plan}`: {why}; nothing was applied")).into(),
-        other => anyhow::Error::from(other),
-    };
+    let wrong = |error| refused(file, &read, error);
     let preview = books.preview_plans(&plans, &meters, now).await.map_err(wrong)?;
     let new = plans.iter().zip(&preview).filter(|(_, applied)| **applied != Applied::Unchanged);
     let new: Vec<Plan> = new.map(|(plan, _)| plan.clone()).collect();
@@ -150,14 +148,26 @@ async fn agreed(
 }
 
 /// The plan versions of a file.
-fn read(file: &Path) -> anyhow::Result<Vec<Plan>> {
+fn read(file: &Path, config: &Config) -> anyhow::Result<PlanFile> {
     let name = file.display();
-    let text = std::fs::read_to_string(file).with_context(|| format!("{name}: it cannot be read"))?;
-    let plans = plan_file::read(&text).map_err(|e| {
-        let line = e.span().map_or(1, |s| text[..s.start].matches('\n').count() + 1);
-        BadUsage(format!("{name}:{line}: {}", e.message()))
-    })?;
-    Ok(plans)
+    let text = std::fs::read_to_string(file).map_err(|e| BadUsage(format!("{name}: it cannot be read: {e}")))?;
+    let meters: Vec<String> = config.meters.iter().map(|m| m.name.clone()).collect();
+    Ok(PlanFile::read(file, text, &meters).map_err(|faults| wrong(file, &faults))?)
+}
+
+fn wrong(file: &Path, faults: &[String]) -> BadUsage {
+    let count = print::several(faults.len(), "fault");
+    BadUsage(format!("{} has {count}; nothing was applied:\n  {}", file.display(), faults.join("\n  ")))
+}
+
+/// The error of plans that cannot be beside those that are stored, with their lines.
+fn refused(file: &Path, plans: &PlanFile, error: PlanError) -> anyhow::Error {
+    match error {
+        PlanError::Wrong(faults) => {
+            wrong(file, &faults.iter().map(|fault| plans.place(fault)).collect::<Vec<_>>()).into()
+        }
+        other => other.into(),
+    }
 }
 
 /// Warns of what cannot be right in the plans that were applied, or would be: prices that are
@@ -208,7 +218,7 @@ async fn list(config: &Config, plan: Option<&str>, format: OutputFormat, now: Ti
     let all = books.plans().await?;
     let chosen: Vec<&Plan> = all.iter().filter(|p| plan.is_none_or(|name| p.name == name)).collect();
     if let (Some(name), true) = (plan, chosen.is_empty()) {
-        return Err(BadUsage(format!("there is no plan `{name}`; there are: {}", all.names().join(", "))).into());
+        return Err(BadUsage(format!("there is no plan `{name}`; {}", offer(name, all.names()))).into());
     }
     if format == OutputFormat::Json {
         print::json(&chosen)?;

@@ -11,6 +11,7 @@ use crate::print;
 use crate::queue::{FailedRun, JobFilter, JobRow, JobState, Queue};
 use crate::wiring::{self, Open};
 use crate::worker::Kinds;
+use books::units::similar::offer;
 
 /// Failed runs that are shown of a job.
 const FAILED_RUNS: u32 = 50;
@@ -116,8 +117,8 @@ async fn check(queue: &Queue, which: &Which) -> anyhow::Result<()> {
     for kind in which.kind.iter().filter(|kind| kinds.get(kind).is_none()) {
         let of_kind = JobFilter { kinds: vec![kind.clone()], ..JobFilter::default() };
         if queue.list(&of_kind, 1).await?.is_empty() {
-            let names = kinds.names().join(", ");
-            return Err(BadUsage(format!("there is no kind of job named `{kind}`; there are: {names}")).into());
+            let known = offer(kind, kinds.names());
+            return Err(BadUsage(format!("there is no kind of job named `{kind}`; {known}")).into());
         }
     }
     for job in &which.jobs {
@@ -202,7 +203,7 @@ async fn list(queue: &Queue, args: &List, now: Timestamp) -> anyhow::Result<Exit
         let attempts = format!("{} of {}", j.attempts, j.max_attempts);
         vec![j.seq.to_string(), what(j), state(j), attempts, when(j, now), j.origin.clone(), first_line(j)]
     };
-    let titles = [">job", "what", "state", ">attempts", "when", "from", "result"];
+    let titles = [">job", "what", "state", "2>attempts", "when", "1from", "~result"];
     print::table(&titles, jobs.iter().map(row).collect());
     Ok(Exit::Ok)
 }

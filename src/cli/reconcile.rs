@@ -138,7 +138,7 @@ async fn acknowledge(
     let rows = seen.into_iter().map(|a| vec![a.period_start.to_string(), a.meter, a.matter.to_string()]).collect();
     print::out("acknowledged; these alert again when they change:");
     print::out("");
-    print::table(&["period from", "meter", ""], rows);
+    print::table(&["period from", "meter", "~"], rows);
     print::out("");
     Ok(())
 }

@@ -69,7 +69,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         };
         vec![row.name.to_owned(), row.cron.join("; "), next, last, job, row.enqueues.to_owned()]
     };
-    let titles = ["schedule", "cron (UTC)", "next", "last", "last job", "enqueues"];
+    let titles = ["schedule", "cron (UTC)", "next", "1last", "2last job", "~enqueues"];
     print::table(&titles, rows.into_iter().map(row).collect());
     Ok(Exit::Ok)
 }

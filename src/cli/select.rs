@@ -1,6 +1,7 @@
 //! Which months, exports and shared buckets a command is about.
 
 use books::units::calendar::Month;
+use books::units::similar::offer;
 use jiff::Timestamp;
 
 use crate::config::{Config, SharedBucketConfig};
@@ -43,11 +44,9 @@ pub(super) fn shared_buckets<'a>(
     match all.iter().find(|bucket| bucket.name == only) {
         Some(bucket) => Ok(vec![bucket]),
         None => {
-            let names: Vec<&str> = all.iter().map(|bucket| bucket.name.as_str()).collect();
-            let known = if names.is_empty() {
-                "none is configured".to_owned()
-            } else {
-                format!("there are: {}", names.join(", "))
+            let known = match all.as_slice() {
+                [] => "none is configured".to_owned(),
+                all => offer(only, all.iter().map(|bucket| bucket.name.as_str())),
             };
             Err(BadUsage(format!("there is no shared bucket `{only}`; {known} ([[shared_buckets]])")))
         }

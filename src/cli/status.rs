@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::exit::Exit;
 use crate::format::{ago, percent_of, span};
 use crate::health::{NO_BILL, NO_WEBHOOK, Overview, Severity, StatsCollector};
-use crate::print;
+use crate::print::{self, Mark};
 use crate::queue::{JobState, WorkerState};
 use crate::ui::about;
 use crate::worker::{Kinds, schedule};
@@ -210,14 +210,15 @@ fn show(s: &Overview, config: &Config, now: Timestamp) {
     }
     if s.findings.is_empty() {
         print::out("");
-        print::out("nothing needs attention");
+        print::marked((Mark::Good, "nothing needs attention"), "");
         return;
     }
     print::out("");
     print::out("needs attention:");
     for f in &s.findings {
-        let mark = if f.severity == Severity::Critical { "WRONG" } else { "warn " };
-        print::out(&format!("  {mark}  {}: {}", f.alert, f.what));
+        let critical = f.severity == Severity::Critical;
+        let mark = if critical { (Mark::Wrong, "  WRONG") } else { (Mark::Warning, "  warn ") };
+        print::marked(mark, &format!("  {}: {}", f.alert, f.what));
         print::out(&format!("         {}", f.act));
     }
     print::out("");

@@ -59,7 +59,7 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
     lines.extend(check_unbilled(&plans, now));
     let row =
         |l: &CheckLine| vec![l.what.clone(), l.found.clone(), if l.fault.is_some() { "NO" } else { "ok" }.to_owned()];
-    print::table(&["compared", "at Stripe", ""], lines.iter().map(row).collect());
+    print::table(&["compared", "~at Stripe", "~"], lines.iter().map(row).collect());
     for (what, fault) in lines.iter().filter_map(|l| Some((&l.what, l.fault.as_ref()?))) {
         print::out(&format!("{what}: {fault}"));
     }

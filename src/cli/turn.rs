@@ -35,7 +35,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         return Ok(Exit::Ok);
     }
     print::table(
-        &["customer", "from", "to before", ">used", ">limit", ">refused", ""],
+        &["customer", "2from", "1to before", ">used", ">limit", ">refused", "~"],
         periods.iter().map(|p| row(p, now)).collect(),
     );
     let runs = Runs::read(&books, config, now).await?;

@@ -44,6 +44,6 @@ pub(crate) async fn run(args: UsageArgs, config: &Config, now: Timestamp) -> any
         let sum: Quantity = usage.iter().filter(|u| u.meter == meter).map(|u| u.quantity).sum();
         rows.push(vec!["total".into(), meter.into(), print::quantity(sum), unit(meter).into(), String::new()]);
     }
-    print::table(&[if by_day { "day" } else { "customer" }, "meter", ">quantity", "unit", ""], rows);
+    print::table(&[if by_day { "day" } else { "customer" }, "meter", ">quantity", "unit", "~"], rows);
     Ok(Exit::Ok)
 }

@@ -51,14 +51,14 @@ pub(crate) async fn run(args: Args, config: &Config) -> anyhow::Result<Exit> {
     let titles = [
         "month",
         "payer",
-        "export",
-        "version",
-        "delivered UTC",
+        "1export",
+        "#version",
+        "4delivered UTC",
         "state",
-        ">rows",
-        ">entries",
-        ">unrecognised",
-        "newest day",
+        "2>rows",
+        "3>entries",
+        "6>unrecognised",
+        "5newest day",
     ];
     print::table(&titles, rows.collect());
     for v in versions.iter().filter(|v| v.state == "on_hold") {

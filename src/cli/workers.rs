@@ -42,7 +42,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         let load = format!("{} of {}", w.running, w.concurrency);
         vec![w.id, w.version, state, load, ago(w.seen_at, now), ago(w.started_at, now), w.kinds.join(", ")]
     };
-    let titles = ["worker (host:process:id)", "version", "state", ">running", "seen", "started", "kinds"];
+    let titles = ["worker (host:process:id)", "1version", "state", "3>running", "seen", "2started", "~kinds"];
     print::table(&titles, workers.into_iter().map(row).collect());
     Ok(Exit::Ok)
 }

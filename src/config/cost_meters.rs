@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use books::units::similar::offer;
 use books::usage::cost::CostColumn;
 use books::usage::meter::{CostMeter, Pattern};
 use books::usage::tag_key::canonical_name;
@@ -54,16 +55,16 @@ impl Config {
     fn cost_rule(&self, place: usize, cost: &CostMeterConfig, faults: &mut Vec<(Vec<Step>, String)>) -> CostMeter {
         let mut fault = |field: &str, why: String| faults.push((at(place, field), why));
         let column = CostColumn::named(&canonical_name(&cost.amount_column)).unwrap_or_else(|| {
-            let known: Vec<&str> = CostColumn::ALL.iter().map(|column| column.name()).collect();
-            let why = format!("`{}` is no column of costs; write one of {}", cost.amount_column, known.join(", "));
+            let known = CostColumn::ALL.iter().map(|column| column.name());
+            let why = format!("`{}` is no column of costs; {}", cost.amount_column, offer(&cost.amount_column, known));
             fault("amount_column", why);
             CostColumn::Unblended
         });
         let of = cost.cost_of.as_ref().and_then(|of| self.meters.iter().find(|meter| meter.name == *of));
         match (&cost.cost_of, of) {
             (Some(name), None) => {
-                let known: Vec<&str> = self.meters.iter().map(|meter| meter.name.as_str()).collect();
-                fault("cost_of", format!("there is no meter `{name}`; there are: {}", known.join(", ")));
+                let known = self.meters.iter().map(|meter| meter.name.as_str());
+                fault("cost_of", format!("there is no meter `{name}`; {}", offer(name, known)));
             }
             (Some(_), Some(_)) if !(cost.products.is_empty() && cost.usage_types.is_empty()) => {
                 let why = "it takes the lines of that meter, so it has no products and usage types of its own; \
@@ -125,15 +126,15 @@ mod tests {
             ("cost_of = \"storage_gb\"\namount_column = \"lineItem/NetUnblendedCost\"", ""),
             ("products = [\"AmazonChime*\"]", ""),
             ("", "it sums nothing; name a meter (`cost_of`) or products"),
-            ("cost_of = \"calls\"", "there is no meter `calls`; there are: chime_minutes, storage_gb, transfer_gb"),
+            ("cost_of = \"calls\"", "there is no meter `calls`; there are: `chime_minutes`"),
             ("cost_of = \"chime_minutes\"\nproducts = [\"AmazonS3\"]", "it has no products and usage types of its own"),
             (
                 "products = [\"AmazonS3\"]\namount_column = \"line_item_usage_amount\"",
-                "is no column of costs; write one",
+                "is no column of costs; there are: `line_item_unblended_cost`",
             ),
             ("products = [\"Amazon S3\"]", "which no product code or usage type has"),
-            ("products = [\"AmazonS3\"]\nfactor = \"2\"", "unknown field `factor`"),
-            ("products = [\"AmazonS3\"]\naccrues = \"presence\"", "unknown field `accrues`"),
+            ("products = [\"AmazonS3\"]\nfactor = \"2\"", "there is no `factor` here"),
+            ("products = [\"AmazonS3\"]\naccrues = \"presence\"", "there is no `accrues` here"),
         ] {
             let found = faults(&format!("[[cost_meters]]\nname = \"c\"\n{fields}\n"));
             assert_eq!(found.is_empty(), why.is_empty(), "{fields}: {found:?}");

@@ -1,5 +1,6 @@
 //! The sections `queue` and `schedule`.
 
+use books::units::similar::offer;
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
@@ -135,8 +136,8 @@ impl QueueConfig {
         }
         for (kind, max_concurrent) in &self.max_concurrent {
             if !jobs::KINDS.contains(&kind.as_str()) {
-                let names = jobs::KINDS.join(", ");
-                fault(&["max_concurrent", kind], format!("there is no kind of job `{kind}`; there are: {names}"));
+                let why = format!("there is no kind of job `{kind}`; {}", offer(kind, jobs::KINDS));
+                fault(&["max_concurrent", kind], why);
             } else if *max_concurrent == 0 {
                 fault(
                     &["max_concurrent", kind],

@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
+use crate::format::several;
+use crate::wording;
+
 /// The file that is read when none is named.
 pub const DEFAULT_FILE: &str = "meter.toml";
 
@@ -21,9 +24,14 @@ pub struct ConfigError(pub Vec<String>);
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the configuration has {} fault(s):", self.0.len())?;
+        write!(f, "the configuration has {}:", several(self.0.len(), "fault"))?;
         self.0.iter().try_for_each(|fault| write!(f, "\n  {fault}"))
     }
+}
+
+/// Sorts faults by the line that they name; those of variables come last.
+pub(crate) fn in_order(faults: &mut [String]) {
+    faults.sort_by_key(|fault| fault.split(':').nth(1).and_then(|line| line.parse().ok()).unwrap_or(usize::MAX));
 }
 
 /// Variables with the prefix that are not configuration of the worker.
@@ -33,7 +41,7 @@ fn is_foreign(name: &str) -> bool {
 
 /// Part of a path into the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(crate) enum Step {
     Key(String),
     Place(usize),
 }
@@ -61,7 +69,7 @@ fn path_text(path: &[Step]) -> String {
 }
 
 /// The raw values, and where each came from.
-pub(super) struct Raw {
+pub(crate) struct Raw {
     file: Option<PathBuf>,
     text: String,
     table: toml::Table,
@@ -87,10 +95,7 @@ impl Raw {
         };
         let mut raw =
             Self { file: found, text, table: toml::Table::new(), variables: BTreeMap::new(), taken: Taken::default() };
-        raw.table = toml::from_str(&raw.text).map_err(|e| {
-            let at = e.span().map_or(0, |s| s.start);
-            ConfigError(vec![format!("{}: {}", raw.line(at), e.message())])
-        })?;
+        raw.parse()?;
         for (section, key, variable) in secret_keys {
             if raw.table.get(section).and_then(|d| d.get(key)).is_some() {
                 let path = [Step::Key(section.into()), Step::Key(key.into())];
@@ -113,6 +118,30 @@ impl Raw {
         Ok((raw, secrets))
     }
 
+    /// The values of one file.
+    ///
+    /// # Errors
+    /// It is no TOML.
+    pub(crate) fn of_text(file: &Path, text: String) -> Result<Self, ConfigError> {
+        let mut raw = Self {
+            file: Some(file.into()),
+            text,
+            table: toml::Table::new(),
+            variables: BTreeMap::new(),
+            taken: Taken::default(),
+        };
+        raw.parse()?;
+        Ok(raw)
+    }
+
+    fn parse(&mut self) -> Result<(), ConfigError> {
+        self.table = toml::from_str(&self.text).map_err(|e| {
+            let at = e.span().map_or(0, |s| s.start);
+            ConfigError(vec![format!("{}: {}", self.line(at), e.message())])
+        })?;
+        Ok(())
+    }
+
     /// Sets what a variable says: TOML where it is TOML, else text.
     fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
         let path: Vec<String> = name[PREFIX.len()..].to_ascii_lowercase().split("__").map(str::to_owned).collect();
@@ -133,7 +162,7 @@ impl Raw {
 
     /// The typed configuration; a value that does not fit is noted, taken out, and the rest tried
     /// again.
-    pub(super) fn extract<T: DeserializeOwned + Default>(&mut self, faults: &mut Vec<String>) -> T {
+    pub(crate) fn extract<T: DeserializeOwned + Default>(&mut self, faults: &mut Vec<String>) -> T {
         let mut table = self.table.clone();
         let mut taken = std::mem::take(&mut self.taken);
         loop {
@@ -156,7 +185,7 @@ impl Raw {
             // a field that was taken out because its value was wrong is missing now, which is no
             // news
             if !missing.is_some_and(|field| taken.has(&taken.original(&field))) {
-                faults.push(self.fault(&original, &why));
+                faults.push(self.fault(&original, &wording::of_serde(&why)));
             }
             while !path.is_empty() && !remove(&mut table, &path) {
                 path.pop();
@@ -173,14 +202,26 @@ impl Raw {
         self.fault(&self.taken.original(path), why)
     }
 
+    /// A fault that names its subject itself, with the line of the extracted value.
+    pub(crate) fn at(&self, path: &[Step], why: &str) -> String {
+        match self.span(&self.taken.original(path)) {
+            Some(at) => format!("{}: {why}", self.line(at)),
+            None => why.to_owned(),
+        }
+    }
+
     /// A fault with the place of its value: the variable that set it, or file and line.
     fn fault(&self, path: &[Step], why: &str) -> String {
         let name = path_text(path);
         if let Some(variable) = self.variables.get(&name) {
             return format!("variable {variable}: {name}: {why}");
         }
-        match self.span(path) {
-            Some(at) => format!("{}: {name}: {why}", self.line(at)),
+        if let Some(at) = self.span(path) {
+            return format!("{}: {name}: {why}", self.line(at));
+        }
+        // a variable may have made the section
+        match self.variables.iter().find(|(made, _)| made.starts_with(&format!("{name}."))) {
+            Some((_, variable)) => format!("variable {variable}: {name}: {why}"),
             None => format!("{name}: {why}"),
         }
     }

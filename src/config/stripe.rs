@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 
 use books::limits::overage_billing::OverageBilling;
+use books::units::similar::offer;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
@@ -155,8 +156,7 @@ impl StripeConfig {
         let mut names: BTreeMap<&str, &str> = BTreeMap::new();
         for (name, meter) in &self.meters {
             if !meters.contains(name.as_str()) {
-                let known: Vec<&str> = meters.iter().copied().collect();
-                fault(&["meters", name], format!("there is no such meter; there are: {}", known.join(", ")));
+                fault(&["meters", name], format!("there is no such meter; {}", offer(name, meters.iter().copied())));
             }
             if meter.event_name.is_empty() || meter.event_name.len() > 100 {
                 fault(&["meters", name, "event_name"], "an event name has 1 to 100 bytes".into());

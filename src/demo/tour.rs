@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use books::customers::by_hand::TurnAnswer;
 use books::limits::budget::BudgetChange;
 use books::units::calendar::Month;
@@ -26,8 +26,9 @@ use super::stripe;
 use crate::config::{Config, CostMeterConfig, DatabaseConfig, ExportConfig, FormatConfig, StripeConfig};
 use crate::exit::Exit;
 use crate::health::MADE_BY_DEMO;
+use crate::plan_file::PlanFile;
+use crate::print;
 use crate::wiring::{self, Open};
-use crate::{plan_file, print};
 
 /// Customers of the bill that have no row, so that the tour shows what happens to their usage.
 const UNKNOWN_CUSTOMERS: usize = 2;
@@ -136,7 +137,8 @@ async fn plan_for_demo(context: &Context, month: Month, now: Timestamp) -> anyho
     );
     print::lines(&format!("{}\n", toml.trim_end()));
     let meters = ["chime_minutes", "storage_gb", "transfer_gb"].map(str::to_owned);
-    context.books.apply_plans(plan_file::read(&toml)?, &meters, now).await?;
+    let plans = PlanFile::read(Path::new("plans.toml"), toml, &meters).map_err(|faults| anyhow!("{faults:?}"))?.plans;
+    context.books.apply_plans(plans, &meters, now).await?;
     context.books.put_all_on_plan("demo").await?;
     roll_periods::roll(&context.books, now, Mode::Write).await?;
     Ok(first.customer.clone())

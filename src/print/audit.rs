@@ -4,16 +4,17 @@ use books::audit::billing_sums::BillingSums;
 use books::audit::checks::Audit;
 use books::units::money::Currency;
 
-use super::out;
 use super::reconcile::{sum, worth};
+use super::{Mark, marked, out};
 use crate::exit::Exit;
 use crate::format::count;
 
 /// Prints every check with the places where its rule is broken, and what became of all usage.
 pub(crate) fn show(audit: &Audit) {
     for check in &audit.checks {
-        let state = if check.violations.is_empty() { "ok    " } else { "BROKEN" };
-        out(&format!("  {state}  {} ({} checked)", check.rule, count(check.checked)));
+        let sound = check.violations.is_empty();
+        let state = if sound { (Mark::Good, "  ok    ") } else { (Mark::Wrong, "  BROKEN") };
+        marked(state, &format!("  {} ({} checked)", check.rule, count(check.checked)));
         check.violations.iter().for_each(|v| out(&format!("          {v}")));
     }
     if !audit.billing.is_empty() {

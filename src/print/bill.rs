@@ -138,7 +138,7 @@ fn sums(found: &Bills) {
             bill.currency.to_string(),
         ]
     };
-    let titles = ["customer", "plan", "period from", ">amount", ">waiting", ">house", ""];
+    let titles = ["customer", "1plan", "period from", ">amount", "3>waiting", "2>house", "~"];
     table(&titles, found.bills.iter().map(row).collect());
     out("");
     for (code, total) in found.totals() {

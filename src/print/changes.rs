@@ -190,7 +190,7 @@ pub(crate) fn list(plans: &[AppliedPlan]) {
             plan.reason.clone(),
         ]
     };
-    let titles = [">change", "at (UTC)", "months", ">entries", "", "by", "why"];
+    let titles = [">change", "at (UTC)", "months", "1>entries", "~", "by", "~why"];
     table(&titles, plans.iter().map(row).collect());
 }
 
@@ -260,7 +260,7 @@ pub(crate) fn opposite(found: &Opposite, context: &Context, now: Timestamp) {
         let name = format!("  {}", of.customer);
         vec![name, of.meter.clone(), period, written(of.accepted), written(of.open), invoice.to_owned()]
     };
-    let titles = ["  customer", "meter", "period from", ">Stripe has", ">to be sent", "invoice"];
+    let titles = ["  customer", "meter", "2period from", ">Stripe has", ">to be sent", "1invoice"];
     table(&titles, found.pushed.iter().take(NAMED).map(row).collect());
     more(found.pushed.len());
     out("the next push sends the difference: on an open invoice it is corrected there,");

@@ -97,7 +97,7 @@ pub(crate) fn show_to_come(changes: &[EntitlementChange], runs: &Runs) {
         let decision = format!("{was} -> {}", answer(&c.is));
         vec![format!("  {}", c.is.customer), c.is.meter.clone(), decision, c.is.reason.name().to_owned()]
     };
-    super::table(&["  customer", "meter", "will be", "reason"], others.iter().take(LISTED).map(row).collect());
+    super::table(&["  customer", "meter", "will be", "~reason"], others.iter().take(LISTED).map(row).collect());
     if others.len() > LISTED {
         out(&format!("  and {} more: `meter run enforce-budgets --dry-run`", count(others.len() - LISTED)));
     }

@@ -28,7 +28,8 @@ pub(crate) fn show(report: &EnforceReport, now: Timestamp) {
         ]
     };
     if !report.changes.is_empty() {
-        let titles = ["customer", "meter", "decision", "reason", ">used", ">included", ">limit", ">overage of budget"];
+        let titles =
+            ["customer", "meter", "decision", "~reason", ">used", "3>included", "2>limit", "1>overage of budget"];
         super::table(&titles, report.changes.iter().map(row).collect());
     }
     out(&format!(

@@ -5,6 +5,7 @@ use books::Database;
 use books::limits::entitlement::{Entitlement, Freshness, LARGEST, Reason};
 use books::limits::plan::TURN;
 use books::units::quantity::Quantity;
+use books::units::similar::offer;
 use jiff::Timestamp;
 use jobs::enforce_budgets::EntitlementChange;
 
@@ -65,18 +66,18 @@ pub(crate) fn table(decided: &[Entitlement], config: &Config, runs: &Runs) {
         "customer",
         "meter",
         "",
-        "reason",
+        "~reason",
         ">used",
-        ">measured",
-        ">included",
-        ">limit",
-        "unit",
-        ">overage",
-        ">budget",
-        "data age",
+        "2>measured",
+        "5>included",
+        "7>limit",
+        "6unit",
+        "3>overage",
+        "4>budget",
+        "1data age",
     ];
     if runs_out {
-        titles.push("limit at");
+        titles.push("8limit at");
     }
     super::table(&titles, decided.iter().map(row).collect());
     if decided.iter().any(|e| !e.used_measured.is_zero()) {
@@ -107,7 +108,7 @@ pub(crate) async fn explain(
         match names.is_empty() {
             true => bail!("nothing was decided for {customer} yet; that takes {}", runs.next()),
             false => {
-                return Err(BadUsage(format!("there is no meter `{meter}`; there are: {}", names.join(", "))).into());
+                return Err(BadUsage(format!("there is no meter `{meter}`; {}", offer(meter, names))).into());
             }
         }
     };

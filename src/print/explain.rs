@@ -191,7 +191,7 @@ fn of_charge(meter: &ExplainedMeter, charge: &ExplainedCharge, now: Timestamp) {
     if !events.is_empty() {
         out("");
         table(
-            &["  event", "state", ">value", "", "on invoice", "made (UTC)", "sent (UTC)"],
+            &["  event", "state", ">value", "~", "3on invoice", "1made (UTC)", "2sent (UTC)"],
             events.iter().map(event).collect(),
         );
     }
@@ -286,7 +286,7 @@ fn entries(meter: &ExplainedMeter) {
         let bill = format!("{} of {} {}", short(&entry.version), entry.payer, entry.month);
         vec![format!("  {}", entry.day), entry.kind.clone(), change(entry.quantity), at, bill]
     });
-    table(&["  day", "kind", ">quantity", "booked (UTC)", "version of the bill"], rows.collect());
+    table(&["  day", "kind", ">quantity", "booked (UTC)", "#version of the bill"], rows.collect());
 }
 
 fn of_lines(explained: &Explained, meter: &ExplainedMeter) {
@@ -325,7 +325,7 @@ fn of_lines(explained: &Explained, meter: &ExplainedMeter) {
     if !rows.is_empty() {
         out("");
         let quantity = format!(">{}", meter.unit);
-        table(&["  usage from (UTC)", "resource", "usage type", ">amount", &quantity, "file"], rows);
+        table(&["  usage from (UTC)", "#resource", "usage type", "2>amount", &quantity, "1file"], rows);
     }
 }
 
@@ -346,7 +346,7 @@ fn of_bills(bills: &[ExplainedBill]) {
         let (of, files) = (format!("{} {}", id.payer, id.month), several(files.len(), "file"));
         vec![short(version), of, at(*delivered_at), at(*booked_at), files, newest.to_owned()]
     };
-    let titles = ["version of the bill", "payer, month", "delivered (UTC)", "booked (UTC)", "files", ""];
+    let titles = ["#version of the bill", "payer, month", "1delivered (UTC)", "booked (UTC)", "2~files", "~"];
     table(&titles, bills.iter().map(row).collect());
     for bill in bills {
         let name =

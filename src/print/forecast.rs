@@ -32,7 +32,7 @@ pub(crate) fn meters(meters: &[MeterForecast], units: &Units) {
         row.extend([tried.used.words().to_owned(), percent(tried.error())]);
         row
     };
-    let titles = ["all customers", ">booked", ">P50", ">P90", "unit", "rule", ">error"];
+    let titles = ["all customers", ">booked", ">P50", ">P90", "unit", "1rule", "2>error"];
     table(&titles, meters.iter().map(row).collect());
     out("");
 }
@@ -55,13 +55,13 @@ pub(crate) fn customers(found: &[UsageForecast], units: &Units, now: Timestamp) 
         "meter",
         ">booked",
         ">P50",
-        ">P90",
-        "unit",
-        "included until",
-        "limit on",
-        ">bill P50",
-        ">bill P90",
-        "period to",
+        "7>P90",
+        "4unit",
+        "2included until",
+        "6limit on",
+        "5>bill P50",
+        "3>bill P90",
+        "1period to",
     ];
     table(&titles, found.iter().map(row).collect());
 }
@@ -96,7 +96,7 @@ pub(crate) fn backtest(meters: &[MeterForecast]) {
             rows.extend(tried.scores.iter().map(|score| scores(&of.forecast.meter, what, score, tried.used)));
         }
     }
-    table(&["meter", "of", "rule", ">forecasts", ">error", ">P90 holds", ""], rows);
+    table(&["meter", "of", "rule", ">forecasts", ">error", ">P90 holds", "~"], rows);
     out("");
     for of in meters {
         out(&tried(of));

@@ -67,7 +67,7 @@ pub(crate) fn show(report: &IngestReport, config: &Config) {
         vec![t.meter.clone(), attributed, unattributed, excluded, total, format!("{booked} {}", t.unit)]
     });
     super::table(
-        &["  meter", ">attributed", ">+ unattributed", ">+ excluded", ">= in the bill", ">change of the books"],
+        &["  meter", ">attributed", "2>+ unattributed", "1>+ excluded", ">= in the bill", ">change of the books"],
         rows.map(|mut r| {
             r[0].insert_str(0, "  ");
             r

@@ -50,7 +50,7 @@ fn lines(of: &CustomerMargin) {
     let own = of.currency.to_string();
     let cost = of.costs.get(&own).copied().unwrap_or_default();
     rows.push(vec!["total".into(), amount(of.revenue), money(cost), amount(of.margin), own]);
-    table(&["meter", ">revenue", ">cost", ">margin", ""], rows);
+    table(&["meter", ">revenue", ">cost", ">margin", "~"], rows);
     notes(of.margin.is_none() && of.revenue.is_some(), of.revenue.is_none());
 }
 
@@ -89,7 +89,7 @@ fn all(found: &Margins) {
     if rows.is_empty() {
         return out("no billing period begins then, and AWS has billed no cost");
     }
-    table(&["customer", "plan", "period from", ">revenue", ">cost", ">margin", ""], rows);
+    table(&["customer", "1plan", "period from", ">revenue", ">cost", ">margin", "~"], rows);
     out("");
     for (currency, total) in &found.totals {
         let MarginTotal { revenue, cost, without_bill, unattributed, margin } = total;

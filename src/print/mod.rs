@@ -24,15 +24,17 @@ pub(crate) mod restore;
 pub(crate) mod shared;
 pub(crate) mod simulation;
 pub(crate) mod statement;
+mod table;
+mod terminal;
 
 use std::fmt::Display;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 
 use books::Database;
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
 use jobs::stripe::check::CheckLine;
 use serde::Serialize;
 
+pub(crate) use self::terminal::{ColorWhen, Mark, TableWidth, end_page, page, set};
 pub(crate) use crate::format::{count, customer, quantity, rounded, several, span};
 use crate::visible;
 
@@ -50,34 +52,36 @@ impl OutputFormat {
     }
 }
 
-/// Prints a table; columns whose title starts with `>` are right-aligned.
+/// Prints a table that fits the terminal. A title says how its column may give way:
+/// [`table::fit`].
 pub(crate) fn table(titles: &[&str], rows: Vec<Vec<String>>) {
-    let mut table = Table::new();
-    table.load_style(comfy_table::presets::NOTHING);
-    // what goes to a file or a pipe is not wrapped, so that names stay whole
-    if std::io::stdout().is_terminal() {
-        table.set_content_arrangement(ContentArrangement::Dynamic);
+    let fitted = table::fit(titles, rows, terminal::columns());
+    raw(&fitted.text);
+    if !fitted.left_out.is_empty() {
+        out(&format!("(no room for: {}; --wide shows them)", fitted.left_out.join(", ")));
     }
-    let right: Vec<bool> = titles.iter().map(|t| t.starts_with('>')).collect();
-    table.set_header(titles.iter().map(|t| t.trim_start_matches('>')));
-    for row in rows {
-        let cells = row.into_iter().zip(&right).map(|(text, right)| {
-            let cell = Cell::new(visible::line(&text));
-            if *right { cell.set_alignment(CellAlignment::Right) } else { cell }
-        });
-        table.add_row(cells);
-    }
-    for (i, right) in right.iter().enumerate() {
-        if let Some(column) = table.column_mut(i).filter(|_| *right) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    raw(&table.trim_fmt());
+}
+
+/// Prints a line that begins with a word in the colour of what it says.
+pub(crate) fn marked((mark, word): (Mark, &str), rest: &str) {
+    let indent = word.len() - word.trim_start().len();
+    let painted = terminal::painted(mark, &word[indent..]);
+    let unseen = painted.len() - (word.len() - indent);
+    prose(&format!("{}{painted}{}", &word[..indent], visible::line(rest)), unseen);
 }
 
 /// Prints one line, in which nothing acts that others wrote.
 pub(crate) fn out(line: &str) {
-    raw(&visible::line(line));
+    prose(&visible::line(line), 0);
+}
+
+/// Prints one line that breaks between words where the terminal ends; `unseen` of its characters
+/// take no place.
+fn prose(line: &str, unseen: usize) {
+    match terminal::columns() {
+        Some(width) => raw(&table::hung(line, width, unseen)),
+        None => raw(line),
+    }
 }
 
 /// Prints a text of several lines, such as a file of ours.
@@ -99,10 +103,9 @@ fn complain(what: &str) {
     drop(writeln!(std::io::stderr().lock(), "meter: {what}"));
 }
 
-/// Prints a text in which what acts is written out already. A reader that has gone (`| head`) is no
-/// error.
+/// Prints a text in which what acts is written out already.
 fn raw(text: &str) {
-    drop(writeln!(std::io::stdout().lock(), "{text}"));
+    terminal::write(text);
 }
 
 /// Prints the faults of plans, one on a line.

@@ -10,7 +10,7 @@ pub(crate) fn table(notifications: &[Notification], now: Timestamp) {
     if notifications.is_empty() {
         return out("no such notification was made");
     }
-    let titles = ["notification", "made", "customer", "meter", "about", "state", ">sent", "why not"];
+    let titles = ["notification", "1made", "customer", "meter", "~about", "~state", "2>sent", "~why not"];
     super::table(&titles, notifications.iter().map(|n| row(n, now)).collect());
 }
 

@@ -24,7 +24,7 @@ pub(crate) fn show(report: &PushReport, config: &Config) {
                 carried.to_owned(),
             ]
         };
-        let titles = ["customer", "meter", "period from", ">value", "event name", ""];
+        let titles = ["customer", "meter", "period from", ">value", "1event name", "~"];
         super::table(&titles, report.events.iter().map(row).collect());
     }
     if config.stripe.meters.is_empty() {
@@ -115,7 +115,7 @@ fn without_invoice(report: &PushReport) {
         };
         vec![format!("  {}", c.customer), lacks.to_owned()]
     };
-    super::table(&["  customer", "lacks"], report.customers_without_invoice.iter().map(row).collect());
+    super::table(&["  customer", "~lacks"], report.customers_without_invoice.iter().map(row).collect());
     let listed = u64::try_from(report.customers_without_invoice.len()).unwrap_or(u64::MAX);
     if listed < report.without_invoice {
         out(&format!("  ... and {} more", count(report.without_invoice - listed)));

@@ -153,7 +153,7 @@ pub(crate) fn sums(rows: &[ComparedPeriod], billing: &BillingSettings) {
         let parts = [booked, within, billed, waiting, house, not_priced].map(quantity);
         [vec![month, meter.to_owned()], parts.to_vec()].concat()
     });
-    let titles = ["from", "meter", ">booked", ">in plan", ">billed", ">waiting", ">house", ">not priced"];
+    let titles = ["from", "meter", ">booked", "4>in plan", ">billed", "3>waiting", "2>house", "1>not priced"];
     super::table(&titles, rows.collect());
 }
 

@@ -80,7 +80,7 @@ pub(crate) fn read_days(days: &[StoredBucketDay]) {
     if days.is_empty() {
         return;
     }
-    let titles = ["day", "from", ">files", ">counted", ">repeated", ">nobody", ">contradict", ">bad"];
+    let titles = ["day", "from", "1>files", ">counted", "2>repeated", ">nobody", "3>contradict", "4>bad"];
     table(&titles, days.iter().map(row).collect());
 }
 
@@ -141,7 +141,7 @@ pub(crate) fn booked(shares: &[BookedShare]) {
         ]
     };
     out("");
-    let titles = ["billed day", "class or meter", ">billed", ">reported", ">customers'", ">house's", "state"];
+    let titles = ["billed day", "class or meter", ">billed", "2>reported", ">customers'", "1>house's", "~state"];
     table(&titles, shares.iter().map(row).collect());
 }
 

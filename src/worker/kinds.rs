@@ -30,6 +30,8 @@ use super::outcome::RunOutcome;
 use crate::metrics::{Metrics, RecordMetrics};
 use crate::queue::DueKind;
 use crate::report_sentence::{self, ReportSentence};
+use crate::wording;
+use books::units::similar::offer;
 
 type Run = Arc<dyn Fn(String, Context, Timestamp, Metrics) -> BoxFuture<'static, RunOutcome> + Send + Sync>;
 
@@ -66,11 +68,14 @@ impl std::fmt::Debug for Kind {
 
 /// Reads a payload; the fault names the field.
 fn read<J: Job>(payload: &str) -> Result<J, String> {
+    if !payload.trim_start().starts_with('{') {
+        return Err("a payload is a JSON object: {\"field\": value}".to_owned());
+    }
     let mut json = serde_json::Deserializer::from_str(payload);
     serde_path_to_error::deserialize(&mut json).map_err(|e| {
         let (path, why) = (e.path().to_string(), e.inner().to_string());
-        let why = why.split(" at line ").next().unwrap_or_default().to_owned();
-        if path == "." { why } else { format!("`{path}`: {why}") }
+        let why = if e.inner().is_data() { wording::of_serde(&why) } else { format!("it is no JSON: {why}") };
+        if matches!(path.as_str(), "." | "?") { why } else { format!("`{path}`: {why}") }
     })
 }
 
@@ -189,7 +194,7 @@ impl Kinds {
     pub fn only(&self, names: &[String]) -> Result<Self, String> {
         let known = |name: &String| match self.get(name) {
             Some(kind) => Ok(kind.clone()),
-            None => Err(format!("there is no kind of job named `{name}`; there are: {}", self.names().join(", "))),
+            None => Err(format!("there is no kind of job named `{name}`; {}", offer(name, self.names()))),
         };
         Ok(Self::of(names.iter().map(known).collect::<Result<Vec<_>, _>>()?))
     }

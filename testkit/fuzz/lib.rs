@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::path::Path;
 use std::sync::{Arc, LazyLock, Once};
 
 use books::limits::plan::Plans;
@@ -189,7 +190,9 @@ fn config(data: &[u8]) {
 /// The file of plans that `meter plan apply` reads.
 fn plans(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
-    if let Ok(plans) = meter::plan_file::read(text) {
+    if let Ok(meter::plan_file::PlanFile { plans, .. }) =
+        meter::plan_file::PlanFile::read(Path::new("plans.toml"), text.to_owned(), &[])
+    {
         let _ = Plans::new(plans);
     }
 }

@@ -61,7 +61,7 @@ fn a_killed_workers_books_are_restored_beside_its_successor() {
     let before = fixture.stripe.world().events().len();
     until("the restated bill at Stripe", &|| fixture.stripe.world().events().len() > before + 5);
     worker.kill().unwrap();
-    worker.wait().unwrap();
+    crate::support::ended(&mut worker);
     std::thread::sleep(Duration::from_millis(400));
     fixture.stripe.world().set_latency(Duration::ZERO);
     assert!(fixture.stripe.world().events().len() > known);
@@ -98,7 +98,7 @@ fn a_killed_workers_books_are_restored_beside_its_successor() {
         nix::sys::signal::Signal::SIGTERM,
     )
     .unwrap();
-    assert!(worker.wait().unwrap().success(), "{}", said());
+    assert!(crate::support::ended(&mut worker).success(), "{}", said());
     fixture.run("verify").ends(0);
     fixture.run("verify --database meter.db.damaged").ends(0);
     // what is on the invoices is what the newest bill says, of each customer and meter, computed

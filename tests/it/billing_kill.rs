@@ -41,7 +41,7 @@ fn kills_between_any_two_writes_neither_lose_nor_double_an_event() {
             Some(_) => longest = started.elapsed().max(Duration::from_millis(30)),
             None => {
                 child.kill().unwrap();
-                child.wait().unwrap();
+                crate::support::ended(&mut child);
                 killed += 1;
                 longest = (longest * 21 / 20).min(Duration::from_secs(2));
             }

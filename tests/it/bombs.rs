@@ -17,7 +17,8 @@ fn ingest(place: &Workspace) -> Ran {
     let mut command = Command::new("sh");
     command.current_dir(place.folder.path()).env_clear().env("METER_READ__PARALLEL", "4");
     let script = format!("ulimit -d {LIMIT_KIB} && exec \"$0\" \"$@\"");
-    let ran: Ran = command.args(["-c", &script, env!("CARGO_BIN_EXE_meter")]).args(INGEST).output().unwrap().into();
+    let ran: Ran =
+        crate::support::output(command.args(["-c", &script, env!("CARGO_BIN_EXE_meter")]).args(INGEST)).into();
     assert!((0..=3).contains(&ran.code), "exit code {}: {}", ran.code, ran.err);
     assert!(!ran.err.contains("panicked"), "{}", ran.err);
     ran

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::support::served::{Served, demo};
-use crate::support::{Ran, meter, query};
+use crate::support::{Ran, meter, output, query};
 use testkit::needs::{named, tool};
 
 #[test]
@@ -34,21 +34,18 @@ fn pages_show_the_demo_in_a_browser() {
         "recognised by no meter",
     ]);
     let payer = ask("SELECT customer FROM billing_targets WHERE billable > 0 ORDER BY billable DESC LIMIT 1");
-    let link = meter(&kept).args(["statement", &payer, "--link", "1"]).env(signed.0, signed.1).output().unwrap();
+    let link = output(meter(&kept).args(["statement", &payer, "--link", "1"]).env(signed.0, signed.1));
     let link = Ran::from(link).ends(0).out.trim().to_owned();
     let more = serde_json::json!({ "customer": format!("/customers?id={payer}"), "statement": link });
     let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("screenshots");
-    let ran: Ran = Command::new("node")
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/browser/check.mjs"))
+    let mut node = Command::new("node");
+    node.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/browser/check.mjs"))
         .env("PLAYWRIGHT_CORE", playwright)
         .env("BASE_URL", format!("http://127.0.0.1:{}", worker.port))
         .env("OUT", &out)
         .env("EXPECT", expected.unwrap())
-        .env("MORE", more.to_string())
-        .output()
-        .unwrap()
-        .into();
-    ran.ends(0);
+        .env("MORE", more.to_string());
+    Ran::from(output(&mut node)).ends(0);
     let forms = ["light", "dark", "narrow", "print"];
     let pages = ["status", "customer", "statement"];
     let names = pages.iter().flat_map(|page| forms.map(|form| format!("{page}-{form}.png")));

@@ -127,7 +127,7 @@ fn killed_at_any_moment(kind: &str) {
     let scene = Scene::new(kind);
     scene.reset();
     let start = Instant::now();
-    assert!(scene.start().wait().unwrap().success());
+    assert!(crate::support::ended(&mut scene.start()).success());
     let whole = start.elapsed();
     let rounds = cases(10).max(3);
     let (mut unfinished, mut parts) = (0, 0);
@@ -136,7 +136,7 @@ fn killed_at_any_moment(kind: &str) {
         let mut child = scene.start();
         std::thread::sleep(whole * round / rounds);
         child.kill().unwrap();
-        child.wait().unwrap();
+        crate::support::ended(&mut child);
         let done = scene.check(&format!("killed after {round}/{rounds} of the run"));
         unfinished += u32::from(done < scene.after.len());
         parts += u32::from(done > 0 && done < scene.after.len());
@@ -165,7 +165,8 @@ fn killed_at_any_write(kind: &str) {
         let mut command = Command::new("strace");
         command.current_dir(scene.place.folder.path()).args(["-f", "-qq", "-o", "trace"]);
         command.args(["-e", "trace=pwrite64,fdatasync", "-e", inject, env!("CARGO_BIN_EXE_meter")]);
-        command.args(scene.command.split(' ')).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap()
+        command.args(scene.command.split(' ')).stdout(Stdio::null()).stderr(Stdio::null());
+        crate::support::ended(&mut command.spawn().unwrap())
     };
     assert!(strace("inject=fdatasync:delay_enter=0:when=1").success(), "strace cannot trace here");
     let trace = std::fs::read_to_string(scene.place.path("trace")).unwrap();
@@ -220,7 +221,7 @@ fn workers_and_commands_at_once_store_what_one_alone_stores() {
     let children: Vec<Child> = lines.map(|line| command(&shared, line)).collect();
     let deadline = Instant::now() + Duration::from_secs(60);
     for child in children {
-        let ended = child.wait_with_output().unwrap();
+        let ended = crate::support::ended_with_output(child);
         assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
         assert!(Instant::now() < deadline);
     }

@@ -106,7 +106,7 @@ async fn chaos(queue: &Queue, folder: &Path, url: &str, lease: &str, mut meanwhi
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
     }
     for Process(child) in &mut workers {
-        assert!(child.wait().unwrap().success(), "a worker that is asked to stop ends well");
+        assert!(crate::support::ended(child).success(), "a worker that is asked to stop ends well");
     }
     kills
 }

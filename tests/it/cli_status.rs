@@ -12,7 +12,7 @@ use testkit::needs::{python, tool};
 
 fn run(folder: &Path, line: &str, variables: &[(&str, &str)]) -> Ran {
     let mut command = meter(folder);
-    command.args(line.split_whitespace()).envs(variables.iter().copied()).output().unwrap().into()
+    crate::support::output(command.args(line.split_whitespace()).envs(variables.iter().copied())).into()
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn doctor_names_what_is_wrong_and_what_to_do() {
     };
     there.says(&["ok     Stripe's clock", "ok     meter chime_minutes = demo_chime_milliminutes"]);
     account.kill().unwrap();
-    account.wait().unwrap();
+    crate::support::ended(&mut account);
 }
 
 #[test]
@@ -195,7 +195,7 @@ fn the_demo_of_the_containers_bills_somebody() {
         "the demo has customers without a row, to show what becomes of them"
     );
     account.kill().unwrap();
-    account.wait().unwrap();
+    crate::support::ended(&mut account);
 }
 
 /// A program of the Python environment.
@@ -208,7 +208,7 @@ fn container_files_are_sound() {
     let Some(python) = python() else { return };
     let check = |program: &str, arguments: &[&str]| {
         let ran: Ran =
-            Command::new(beside(&python, program)).current_dir(root()).args(arguments).output().unwrap().into();
+            crate::support::output(Command::new(beside(&python, program)).current_dir(root()).args(arguments)).into();
         ran.ends(0);
     };
     check("hadolint", &["Dockerfile"]);
@@ -235,15 +235,11 @@ fn the_systemd_unit_is_sound() {
     let path = folder.path().join("meter.service");
     assert!(unit.contains("ExecStart=/usr/local/bin/meter work"), "{unit}");
     std::fs::write(&path, unit.replace("ExecStart=/usr/local/bin/meter work", "ExecStart=/bin/true")).unwrap();
-    let ran: Ran = Command::new("systemd-analyze").arg("verify").arg(&path).output().unwrap().into();
+    let ran: Ran = crate::support::output(Command::new("systemd-analyze").arg("verify").arg(&path)).into();
     ran.ends(0);
-    let ran: Ran = Command::new("systemd-analyze")
-        .args(["security", "--offline=true", "--threshold=20"])
-        .arg(&path)
-        .output()
-        .unwrap()
-        .into();
-    ran.ends(0);
+    let mut command = Command::new("systemd-analyze");
+    command.args(["security", "--offline=true", "--threshold=20"]).arg(&path);
+    Ran::from(crate::support::output(&mut command)).ends(0);
 }
 
 /// Guards against: a bill of which nothing is counted looks like one that is well, or like none.

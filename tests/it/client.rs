@@ -17,7 +17,7 @@ const CLIENT: &str = "clients/typescript";
 fn node(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Ran {
     let mut command = Command::new("node");
     command.current_dir(folder).args(arguments).envs(variables.iter().copied());
-    command.output().unwrap().into()
+    crate::support::output(&mut command).into()
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use clap::{Arg, Command, CommandFactory};
+use clap::{Arg, Command};
 use nix::sys::signal::Signal;
 
 use crate::support::Workspace;
@@ -98,7 +98,7 @@ fn wrapped(text: &str) -> String {
 }
 
 fn page() -> String {
-    let mut command = meter::cli::Cli::command();
+    let mut command = meter::cli::command();
     command.build();
     let mut page = String::from("# Commands\n\n");
     page.push_str(&wrapped(
@@ -116,6 +116,134 @@ fn page() -> String {
         section(&mut page, &format!("meter {}", below.get_name()), below);
     }
     page.trim_end().to_owned() + "\n"
+}
+
+/// The commands that do something, by their path: `customer add`.
+fn leaves(command: &Command, path: &str, into: &mut Vec<(String, Command)>) {
+    for below in command.get_subcommands().filter(|c| c.get_name() != "help") {
+        let path = format!("{path} {}", below.get_name()).trim().to_owned();
+        if !below.has_subcommands() || !below.is_subcommand_required_set() {
+            into.push((path.clone(), below.clone()));
+        }
+        leaves(below, &path, into);
+    }
+}
+
+#[test]
+fn every_command_is_in_one_group_and_fits_on_its_line() {
+    let command = meter::cli::command();
+    let all: Vec<&str> = command.get_subcommands().map(Command::get_name).filter(|n| *n != "help").collect();
+    let mut grouped: Vec<&str> = meter::cli::GROUPS.iter().flat_map(|(_, names)| *names).copied().collect();
+    for name in &all {
+        assert_eq!(grouped.iter().filter(|n| *n == name).count(), 1, "`{name}` is in one group of src/cli/help.rs");
+    }
+    grouped.retain(|name| !all.contains(name));
+    assert!(grouped.is_empty(), "no commands: {grouped:?}");
+    let place = Workspace::new();
+    for line in ["--help", "-h"] {
+        let help = place.run_with(line, &[("COLUMNS", "80")]).ends(0).out;
+        for (heading, _) in meter::cli::GROUPS {
+            assert!(help.contains(&format!("\n{heading}:\n")), "{help}");
+        }
+        let wide: Vec<&str> = help.lines().filter(|line| line.chars().count() > 80).collect();
+        assert!(wide.is_empty(), "{wide:#?}");
+    }
+    let long = place.run("--help").ends(0).out;
+    for (code, meaning) in meter::cli::EXIT_TABLE {
+        let words: Vec<&str> = long.split_whitespace().collect();
+        let meaning: Vec<&str> = meaning.split_whitespace().collect();
+        assert!(
+            long.contains(&format!("\n{code:>5}  ")) && words.windows(meaning.len()).any(|w| w == meaning),
+            "{long}"
+        );
+    }
+}
+
+/// Examples are read, and tried: each parses.
+#[test]
+fn every_command_has_examples_that_it_takes() {
+    let mut found = vec![];
+    leaves(&meter::cli::command(), "", &mut found);
+    for (path, _) in &found {
+        let of: Vec<_> = meter::cli::EXAMPLES.iter().filter(|(of, _)| of == path).collect();
+        assert_eq!(of.len(), 1, "`meter {path}` has examples in src/cli/help.rs");
+    }
+    let place = Workspace::new();
+    for (path, examples) in meter::cli::EXAMPLES {
+        assert!(found.iter().any(|(of, _)| of == path), "there is no `meter {path}`");
+        let help = place.run_with(&format!("{path} --help"), &[("COLUMNS", "80")]).ends(0).out;
+        for (what, line) in *examples {
+            assert!(help.contains(&format!("  # {what}\n  {line}\n")), "{help}");
+            assert!(line.chars().count() <= 78, "{line}");
+            let alone = line.trim_start_matches("source <(").split([')', '>']).next().unwrap();
+            let mut words = vec![];
+            for (i, quoted) in alone.split('\'').enumerate() {
+                match i % 2 {
+                    0 => words.extend(quoted.split_whitespace().map(str::to_owned)),
+                    _ => words.push(quoted.to_owned()),
+                }
+            }
+            let parsed = meter::cli::command().try_get_matches_from(words);
+            assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+            assert!(line.contains(&format!("meter {path}")), "{line}");
+        }
+    }
+}
+
+#[test]
+fn shells_and_man_know_every_command() {
+    let place = Workspace::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = place.run(&format!("completions {shell}")).ends(0).out;
+        for name in ["explain-entitlement", "import-totals", "--lookback"] {
+            assert_eq!(script.contains(name), name != "--lookback", "{shell}: {name}");
+        }
+    }
+    let script = place.run("completions bash").ends(0).out;
+    std::fs::write(place.path("meter.bash"), script).unwrap();
+    let mut bash = std::process::Command::new("bash");
+    bash.args([
+        "-c",
+        "source meter.bash && COMP_WORDS=(meter cust) COMP_CWORD=1 && _meter meter cust meter && echo ${COMPREPLY[*]}",
+    ])
+    .current_dir(place.folder.path());
+    let checked = crate::support::output(&mut bash);
+    assert_eq!(String::from_utf8_lossy(&checked.stdout), "customer\n", "{checked:?}");
+    place.run("completions tcsh").ends(2).says(&["bash"]);
+    let page = place.run("man").ends(0).out;
+    assert!(page.contains(".TH meter 1") && page.contains("explain\\-entitlement"), "{page}");
+    place.run("man pages").ends(0).says(&["pages/meter.1"]);
+    for file in ["meter.1", "meter-customer-add.1", "meter-restore-import-totals.1"] {
+        assert!(place.path("pages").join(file).exists(), "{file}");
+    }
+    std::fs::write(place.path("taken"), "").unwrap();
+    place.run("man taken").ends(1).says(&["taken cannot be written"]);
+    // they need no configuration
+    std::fs::write(place.path("meter.toml"), "nonsense = 1\n").unwrap();
+    place.run("completions bash").ends(0);
+    place.run("man").ends(0);
+}
+
+/// A script that reads JSON gets one document, also when the command fails.
+#[test]
+fn errors_are_json_where_json_is_asked_for() {
+    let place = Workspace::new();
+    for (line, code, message) in [
+        ("usage --json", 1, "there are no books"),
+        ("usage --json --mnth 2026-10", 2, "unexpected argument '--mnth'"),
+        ("usage --json --month october", 2, "`october` is no month"),
+        ("jobs list --json --kind nothing", 2, "there is no kind of job"),
+    ] {
+        if line.starts_with("jobs") {
+            place.run("migrate").ends(0);
+        }
+        let ran = place.run(line).ends(code);
+        let found = ran.json();
+        assert!(found["error"]["message"].as_str().unwrap().contains(message), "{line}: {found}");
+        assert_eq!(found["error"]["exit_code"], code, "{line}");
+        assert!(ran.err.contains(message), "{line}: a person reads it as before: {}", ran.err);
+    }
+    assert_eq!(place.run("usage --month october").ends(2).out, "");
 }
 
 #[test]

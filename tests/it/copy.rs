@@ -153,7 +153,7 @@ fn interrupted(place: &Workspace, server: &HranaServer, meanwhile: impl FnOnce(&
     let entries = "SELECT count(*) FROM ledger_entries";
     until("it copies", || number(&place.path("served.db"), entries).is_ok_and(|n| n > 0));
     meanwhile(&mut child);
-    let ran: Ran = child.wait_with_output().unwrap().into();
+    let ran: Ran = crate::support::ended_with_output(child).into();
     server.faults().slow(Duration::ZERO);
     ran
 }

@@ -17,7 +17,7 @@ fn place() -> Workspace {
 
 /// Runs a command with arguments that have blanks.
 fn run(place: &Workspace, arguments: &[&str]) -> Ran {
-    crate::support::meter(place.folder.path()).args(arguments).output().unwrap().into()
+    crate::support::output(crate::support::meter(place.folder.path()).args(arguments)).into()
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn bad_input_changes_no_customer() {
     for (arguments, says) in [
         (&["ann"][..], "required"),
         (&["ann", "--reason", "why"], "required"),
-        (&["ann", "--plan", "gold"], "there is no plan `gold`; there are: core, pro"),
+        (&["ann", "--plan", "gold"], "there is no plan `gold`; there are: `core`, `pro`"),
         (&["ann", "--plan", ""], "` is no plan: it has 1 to 64 characters"),
         (&["ann", "--stripe-id", "cus_2"], "customer `bob` has the Stripe id cus_2"),
         (&["ann", "--stripe-id", "cus 3"], "`cus 3` is no id of Stripe"),
@@ -136,7 +136,7 @@ fn a_file_updates_known_customers_whole_or_not_at_all() {
         let ran = import(faults, options).ends(1);
         let outcome = if options.is_empty() { "nobody was added" } else { "nothing was changed" };
         for says in [
-            "list.csv:2: O: customer `ann`: there is no plan `gold`; there are: core, pro",
+            "list.csv:2: O: customer `ann`: there is no plan `gold`; there are: `core`, `pro`",
             "list.csv:3: O: CSV error",
             "list.csv:4: O: customer `bob`: `cus 9` is no id of Stripe",
             "list.csv:5: O: customer `d\\ne`: that is no id",

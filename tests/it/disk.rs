@@ -86,7 +86,7 @@ fn a_worker_on_a_full_disk_waits_and_goes_on() {
     let mut work = command.spawn().unwrap();
     std::thread::sleep(Duration::from_secs(3));
     if work.try_wait().unwrap().is_some() {
-        let said = work.wait_with_output().unwrap().stderr;
+        let said = crate::support::ended_with_output(work).stderr;
         panic!("it does not end: {}", String::from_utf8_lossy(&said));
     }
     std::fs::remove_file(&ballast).unwrap();
@@ -98,7 +98,7 @@ fn a_worker_on_a_full_disk_waits_and_goes_on() {
     }
     let pid = nix::unistd::Pid::from_raw(i32::try_from(work.id()).unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-    let ended = work.wait_with_output().unwrap();
+    let ended = crate::support::ended_with_output(work);
     assert!(ended.status.success());
     let said = String::from_utf8(ended.stderr).unwrap();
     assert!(said.contains("the disk that holds the database is full"), "{said}");

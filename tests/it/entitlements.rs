@@ -107,18 +107,12 @@ fn wrong_input_is_refused_with_what_where_and_why() {
         (PRO.replace("EUR", "EURO"), "plans.toml:3: `EURO` is no currency"),
         (PRO.replace("\"0.01\"", "\"-1\""), "`-1` is no price"),
         (PRO.replace("\"100\"", "\"a lot\""), "not a decimal number"),
-        (
-            PRO.replace("\"100\"", "\"-5\""),
-            "plan `pro`: meter `chime_minutes`: the included amount is negative; nothing was applied",
-        ),
-        (
-            PRO.replace("chime_minutes", "chime_hours"),
-            "there is no such meter; there are: turn_allocations, chime_minutes",
-        ),
-        (PRO.replace("overage", "some"), "unknown variant `some`"),
-        (PRO.replace("currency", "curency"), "unknown field `curency`"),
+        (PRO.replace("\"100\"", "\"-5\""), "plan `pro`: meter `chime_minutes`: the included amount is negative"),
+        (PRO.replace("chime_minutes", "chime_hours"), "there is no such meter; "),
+        (PRO.replace("overage", "some"), "it cannot be `some`"),
+        (PRO.replace("currency", "curency"), "there is no `curency` here; did you mean `currency`?"),
         (format!("{PRO}\n{PRO}"), "two versions hold from"),
-        ("plans = 3".to_owned(), "invalid type"),
+        ("plans = 3".to_owned(), "a list is expected, and this is 3"),
         (PRO.replace("name = \"pro\"", "name = \"core\""), "it is in USD already"),
         (
             PRO.replace("\"pro\"", "\"core\"").replace("EUR", "USD").replace("2020", "1970"),
@@ -138,7 +132,7 @@ fn wrong_input_is_refused_with_what_where_and_why() {
         ("budget set ann 1000000001", 2, "more than a budget may be (1000000000.00 USD)"),
         ("budget set ann 5 --currency EUR", 2, "the plan `core` is in USD"),
         ("budget set ann 5 --currency dollars", 2, "no currency"),
-        ("budget set ann 5 --meter minutes", 2, "there is no meter `minutes`; there are: chime_minutes"),
+        ("budget set ann 5 --meter minutes", 2, "there is no meter `minutes`; did you mean `chime_minutes`?"),
         ("budget remove ann", 1, "has no such budget"),
         ("budget show bob", 2, "there is no customer"),
         ("budget history bob", 2, "there is no customer `bob`"),
@@ -148,12 +142,12 @@ fn wrong_input_is_refused_with_what_where_and_why() {
         ("entitlements bob", 2, "there is no customer `bob`"),
         ("reconcile bob", 2, "there is no customer `bob`"),
         ("customer show bob", 2, "there is no customer `bob`"),
-        ("customer add bob --plan gold", 2, "there is no plan `gold`; there are: core"),
+        ("customer add bob --plan gold", 2, "there is no plan `gold`; there are: `core`"),
         ("plan list gold", 2, "there is no plan `gold`"),
         ("explain-entitlement bob chime_minutes", 2, "there is no customer `bob`"),
         ("run roll-periods --as-of 2099-01-01T00:00:00Z", 2, "add --dry-run"),
         ("run enforce-budgets --as-of 2020-01-01T00:00:00Z", 2, "add --dry-run"),
-        ("run probe name=x --dry-run", 2, "unknown field"),
+        ("run probe name=x --dry-run", 2, "there is no"),
         ("run nothing", 2, "there is no kind of job"),
     ] {
         place.run(line).ends(code).says(&[why]);
@@ -183,7 +177,7 @@ fn wrong_input_is_refused_with_what_where_and_why() {
     place.run("customer import list.csv").ends(0).says(&["2 customer(s) added; 1 existed"]);
     place.run("customer list").ends(0).says(&["d, an", "past_due", "cus_9"]);
     for (key, value, why) in [
-        ("METER_ENFORCE__ON_STALE", "panic", "unknown variant `panic`"),
+        ("METER_ENFORCE__ON_STALE", "panic", "it cannot be `panic`; there are: "),
         ("METER_ENFORCE__STALE_AFTER_HOURS", "3", "at least 24"),
         ("METER_ENFORCE__THRESHOLDS", "[50, 0]", "1 to 1000 percent"),
         ("METER_ENFORCE__THRESHOLDS", "[50, 50]", "stands there twice"),
@@ -246,7 +240,7 @@ fn kill_everywhere(place: &Workspace, line: &str, state: &str) {
             None => killed += 1,
         }
         child.kill().unwrap();
-        child.wait().unwrap();
+        crate::support::ended(&mut child);
         place.run("verify").ends(0);
         place.run(line).ends(0);
         assert!(place.query(state) == end, "{line}, killed after {after:?}: it does not end where it should");

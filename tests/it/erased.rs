@@ -61,13 +61,8 @@ impl World {
     }
 
     fn exec(&self, arguments: &[&str]) {
-        let ran: Ran = crate::support::meter(self.fixture.place.folder.path())
-            .args(arguments)
-            .envs(VARIABLES)
-            .output()
-            .unwrap()
-            .into();
-        ran.ends(0);
+        let mut command = crate::support::meter(self.fixture.place.folder.path());
+        Ran::from(crate::support::output(command.args(arguments).envs(VARIABLES))).ends(0);
     }
 
     fn deliver(&self, version: &str, minutes: f64) {
@@ -287,7 +282,7 @@ fn a_killed_erasure_is_whole_or_did_nothing() {
             .unwrap();
         std::thread::sleep(whole * n / 8);
         drop(child.kill());
-        child.wait().unwrap();
+        crate::support::ended(&mut child);
         let found = world.places(&[ID]);
         if found == held {
             nothing += 1

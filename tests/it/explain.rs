@@ -206,7 +206,7 @@ fn what_cannot_be_explained_is_bad_usage() {
         ("explain ann --period 1999-02", "no billing period of `ann` begins then; the newest begin on 2"),
         ("explain ann --period 1999-02-03", "no billing period of `ann` begins then"),
         ("explain ann --period soon", "no month like 2026-11 and no day like 2026-11-03"),
-        ("explain ann --meter minutes", "there is no meter `minutes`; configured: chime_minutes"),
+        ("explain ann --meter minutes", "there is no meter `minutes`; did you mean `chime_minutes`?"),
         ("explain ann --day 2026-01-01", "--meter <NAME>"),
         ("explain ann --meter chime_minutes --day 2999-01-01", "2999-01-01 is not over"),
         ("explain ann --json --csv", "cannot be used with"),

@@ -99,7 +99,7 @@ fn a_forecast_is_printed_stored_and_shown() {
     ]);
     fixture.run("forecast --backtest bob").ends(2).says(&["cannot be used with"]);
     let said = fixture.run("forecast --meter minutes").ends(2);
-    assert!(said.err.contains("there is no meter `minutes`; there are: chime_minutes"), "{}", said.err);
+    assert!(said.err.contains("there is no meter `minutes`; did you mean `chime_minutes`?"), "{}", said.err);
 
     // a job stores it for what is read often
     let status = |has: bool| {

@@ -240,7 +240,7 @@ fn an_acceptance_goes_through_the_queue() {
     place.run(&format!("jobs show {dead}")).ends(0).says(&["is not said (`seen`)", &format!("--seen {seen} --reason")]);
     place.run(&payload(&format!("\"seen\":\"{seen}\","))).ends(0);
     let old = "{\"export\":\"main\",\"month\":\"2026-10\",\"dry_run\":false,\"accept_restatement\":true}";
-    place.run(&format!("enqueue ingest-cur --payload {old}")).ends(2).says(&["unknown field `accept_restatement`"]);
+    place.run(&format!("enqueue ingest-cur --payload {old}")).ends(2).says(&["there is no `accept_restatement` here"]);
     place.run("work --once --no-schedule").ends(0);
     assert_eq!(place.query(USAGE), ["alice|10", "bob|-2"]);
     assert_eq!(place.query("SELECT actor, reason FROM audit_log"), ["ann|seen"]);
@@ -250,6 +250,6 @@ fn an_acceptance_goes_through_the_queue() {
     place.execute(&format!("UPDATE jobs SET payload = '{old}' WHERE state = 'pending'"));
     place.run("work --once --no-schedule").ends(1);
     let dead = &place.query("SELECT seq FROM jobs WHERE state = 'dead' ORDER BY seq DESC")[0];
-    let words = ["the payload does not fit", "unknown field `accept_restatement`"];
+    let words = ["the payload does not fit", "there is no `accept_restatement` here"];
     place.run(&format!("jobs show {dead}")).ends(0).says(&words);
 }

@@ -43,7 +43,7 @@ fn is_clean(ran: Ran) -> Ran {
 fn run(place: &Workspace, arguments: &[&str], variables: &[(&str, &str)]) -> Ran {
     let mut command = meter(place.folder.path());
     command.args(arguments).envs(variables.iter().copied());
-    is_clean(command.output().unwrap().into())
+    is_clean(crate::support::output(&mut command).into())
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn stored_texts_are_shown_and_not_obeyed() {
     worker.kill().unwrap();
     let mut log = String::new();
     worker.stderr.take().unwrap().read_to_string(&mut log).unwrap();
-    worker.wait().unwrap();
+    crate::support::ended(&mut worker);
     clean(&log);
 }
 

@@ -85,7 +85,7 @@ fn a_kill_at_any_moment_leaves_the_books_whole() {
         // spread over the run, and a little beyond it
         std::thread::sleep(whole * round / 36);
         child.kill().unwrap();
-        child.wait().unwrap();
+        crate::support::ended(&mut child);
         if scene.check(&format!("killed after {round}/36 of the run")) { before += 1 } else { after += 1 }
     }
     assert!(before > 0, "no kill came before the commit ({after} after it, the run takes {whole:?})");
@@ -111,7 +111,8 @@ fn a_kill_at_any_write_leaves_the_books_whole() {
             "trace=pwrite64,fsync,fdatasync",
         ]);
         command.args(["-e", inject, env!("CARGO_BIN_EXE_meter")]).args(INGEST.split(' '));
-        command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap()
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        crate::support::ended(&mut command.spawn().unwrap())
     };
     let deadline = Instant::now() + Duration::from_secs(100);
     assert!(strace("inject=fsync:delay_enter=0:when=1").success(), "strace cannot trace here");

@@ -3,8 +3,6 @@
 
 use std::collections::BTreeSet;
 
-use clap::CommandFactory;
-
 use crate::support::Workspace;
 
 /// Every command that takes a customer's id, with one that is unknown.
@@ -54,7 +52,7 @@ fn an_unknown_customer_is_bad_usage_for_every_command() {
     place.run("customer add bobby").ends(0);
     place.run("restore mark --backup-at 2026-01-01T00:00:00Z");
     let (mut takers, mut tried) = (BTreeSet::new(), BTreeSet::new());
-    let mut cli = meter::cli::Cli::command();
+    let mut cli = meter::cli::command();
     cli.build();
     commands(&cli, "", &mut takers);
     for line in LINES {

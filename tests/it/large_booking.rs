@@ -92,7 +92,7 @@ fn a_bill_of_any_size_is_booked_beside_a_worker_and_the_web_backend() {
         std::thread::sleep(Duration::from_millis(50));
     }
     killed.kill().unwrap();
-    killed.wait().unwrap();
+    crate::support::ended(&mut killed);
     let staged = there();
     assert_eq!(count("SELECT count(*) || '' FROM booked_usage"), 0, "nobody sees a part");
     let start = Instant::now();
@@ -111,7 +111,7 @@ fn a_bill_of_any_size_is_booked_beside_a_worker_and_the_web_backend() {
     assert_eq!(used, seen.taken.load(Relaxed).to_string(), "no credential is lost");
     assert!(worker.try_wait().unwrap().is_none(), "the worker works on");
     worker.kill().unwrap();
-    worker.wait().unwrap();
+    crate::support::ended(&mut worker);
     server.faults().slow(Duration::ZERO);
     with("verify").ends(0);
     let counts = server.counts();

@@ -222,7 +222,8 @@ fn customer_add_refuses_what_the_database_would_and_says_what_to_do() {
     place.run("migrate").ends(0);
     let add = |arguments: &[&str]| -> crate::support::Ran {
         let mut command = crate::support::meter(place.folder.path());
-        command.args(["customer", "add"]).args(arguments).output().unwrap().into()
+        command.args(["customer", "add"]).args(arguments);
+        crate::support::output(&mut command).into()
     };
     let long = "x".repeat(256);
     for (arguments, words) in [

@@ -44,7 +44,9 @@ mod machine_input;
 mod margin;
 mod measurements;
 mod messages;
+
 mod meters;
+mod mistakes;
 mod months;
 mod notifications;
 mod operator;
@@ -65,6 +67,7 @@ mod simulate;
 mod slow_readers;
 mod stories;
 mod stripe_items;
+mod terminal;
 mod tidy;
 mod traffic;
 mod unattributed;

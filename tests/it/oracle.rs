@@ -75,7 +75,7 @@ products = ["AmazonEC2"]
 
 /// What a program of DuckDB prints of the bills in a folder.
 fn asked(python: &std::path::Path, program: &str, layout: &str, folder: &std::path::Path) -> Vec<String> {
-    let asked = Command::new(python).args(["-c", program, layout]).arg(folder).env("TZ", "UTC").output().unwrap();
+    let asked = crate::support::output(Command::new(python).args(["-c", program, layout]).arg(folder).env("TZ", "UTC"));
     assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
     String::from_utf8(asked.stdout).unwrap().lines().map(str::to_owned).collect()
 }

@@ -29,7 +29,7 @@ fn promtool(arguments: &[&str], input: &str) {
         .spawn()
         .unwrap();
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
+    let output = crate::support::ended_with_output(child);
     let said = [output.stdout, output.stderr].concat();
     assert!(output.status.success(), "promtool {arguments:?}:\n{}", String::from_utf8_lossy(&said));
 }

@@ -65,7 +65,7 @@ impl Drill {
             std::thread::sleep(Duration::from_micros(300));
         }
         child.kill().unwrap();
-        child.wait().unwrap();
+        crate::support::ended(&mut child);
         // the last requests arrive
         std::thread::sleep(Duration::from_millis(300));
         self.fixture.stripe.world().set_latency(Duration::ZERO);
@@ -102,7 +102,7 @@ impl Drill {
             std::thread::sleep(Duration::from_micros(300));
         }
         child.kill().unwrap();
-        child.wait().unwrap();
+        crate::support::ended(&mut child);
         self.fixture.stripe.world().set_latency(Duration::ZERO);
     }
 

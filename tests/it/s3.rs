@@ -73,7 +73,7 @@ impl Server {
             assert!(Instant::now() < deadline, "moto does not start");
             std::thread::sleep(Duration::from_millis(100));
         }
-        let prepared = Command::new(python).args(["-c", PREPARE, &server.url()]).arg(folder).output().unwrap();
+        let prepared = crate::support::output(Command::new(python).args(["-c", PREPARE, &server.url()]).arg(folder));
         assert!(prepared.status.success(), "{}", String::from_utf8_lossy(&prepared.stderr));
         let keys = String::from_utf8(prepared.stdout).unwrap();
         let (key, secret) = keys.trim().split_once(' ').unwrap();
@@ -85,7 +85,7 @@ impl Server {
     fn upload(&self, python: &Path, folder: &Path, bucket: &str) {
         let mut command = Command::new(python);
         command.args(["-c", UPLOAD, &self.url(), &self.key, &self.secret, bucket]).arg(folder);
-        let done = command.output().unwrap();
+        let done = crate::support::output(&mut command);
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }
 

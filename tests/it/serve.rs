@@ -62,7 +62,7 @@ fn a_worker_that_waits_for_its_database_says_so_and_can_be_stopped() {
         meter(place.folder.path()).args(["work", "--once"]).env("METER_DATABASE__URL", &nobody).spawn().unwrap();
     std::thread::sleep(Duration::from_millis(700));
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(once.id()).unwrap()), Signal::SIGTERM).unwrap();
-    assert_eq!(once.wait().unwrap().code(), Some(1));
+    assert_eq!(crate::support::ended(&mut once).code(), Some(1));
 }
 
 #[test]
@@ -349,7 +349,7 @@ fn an_address_that_cannot_be_is_a_fault() {
     std::thread::sleep(Duration::from_secs(2));
     assert!(request(port, "GET", "/healthz", &[], "").is_none());
     worker.kill().unwrap();
-    worker.wait().unwrap();
+    crate::support::ended(&mut worker);
 }
 
 /// Whoever sends half a request and waits takes no file descriptors from the work.

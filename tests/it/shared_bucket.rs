@@ -365,7 +365,7 @@ fn who_used_a_shared_bucket_is_shown_by_day() {
 
     let place = Workspace::with(CONFIG);
     place.run("migrate").ends(0);
-    place.run("shared other").ends(2).says(&["there is no shared bucket `other`; there are: my-uploads"]);
+    place.run("shared other").ends(2).says(&["there is no shared bucket `other`; there are: `my-uploads`"]);
     let nothing = "no day of these has been read; a worker reads inventory and access_logs by its schedule";
     place.run("shared").ends(0).says(&["my-uploads, from 20", nothing]);
     fill(&place, 20);
@@ -530,7 +530,7 @@ fn a_worker_reads_the_reports_of_each_bucket() {
         ["ingest_access_logs|ingest_access_logs/my-uploads|done", "ingest_inventory|ingest_inventory/my-uploads|done"]
     );
     for kind in ["ingest_inventory", "ingest-access-logs"] {
-        let unknown = "there is no shared bucket `other`; there are: my-uploads";
+        let unknown = "there is no shared bucket `other`; there are: `my-uploads`";
         place.run(&format!("run {kind} bucket=other")).ends(2).says(&[unknown]);
     }
 }

@@ -6,7 +6,6 @@ mod prose;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use clap::CommandFactory;
 use meter::config::Config;
 use meter::health::{ALERTS, Severity};
 use meter::worker::Kinds;
@@ -250,7 +249,7 @@ fn every_finding_is_an_alert_and_as_bad_as_it() {
 /// Why a command line of a document is none, if it is not: its first words are no command, no kind
 /// of job, or a flag is unknown.
 fn fault_of(line: &str) -> Option<String> {
-    let mut command = meter::cli::Cli::command();
+    let mut command = meter::cli::command();
     command.build();
     let mut words = line.split_whitespace().map(|w| w.trim_matches(|c| "[](),;…".contains(c))).skip(1).peekable();
     while command.has_subcommands() {

@@ -160,8 +160,8 @@ fn a_quota_is_a_number_of_rows_of_a_remote_database() {
     for (name, value, why) in [
         ("READ", "0", "database.rows_quota.read: a plan includes some rows"),
         ("WRITTEN", "-1", "database.rows_quota.written: invalid value"),
-        ("WRITTEN", "10M", "database.rows_quota.written: invalid type"),
-        ("ROWS", "1", "database.rows_quota.rows: unknown field `rows`"),
+        ("WRITTEN", "10M", "database.rows_quota.written: a whole number, 0 or more, is expected"),
+        ("ROWS", "1", "database.rows_quota.rows: there is no `rows` here"),
     ] {
         let name = format!("METER_DATABASE__ROWS_QUOTA__{name}");
         place.run_with("config check", &[(&name, value)]).ends(2).says(&[name.as_str(), why]);

@@ -1,6 +1,5 @@
 //! Stories of `meter work` and the commands around the queue, through the binary.
 
-use std::io::Read;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -39,11 +38,7 @@ impl Work {
     }
 
     fn ended(mut self) -> Ran {
-        let mut child = self.0.take().unwrap();
-        let (mut out, mut err) = (String::new(), String::new());
-        child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
-        child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
-        Ran { code: child.wait().unwrap().code().unwrap_or(-1), out, err }
+        crate::support::ended_with_output(self.0.take().unwrap()).into()
     }
 
     fn stop(self) -> Ran {
@@ -305,7 +300,7 @@ fn bad_input_says_what_and_where() {
     place.run("migrate").ends(0);
     for (line, words) in [
         ("enqueue nothing", &["no kind of job named `nothing`", "ingest_cur", "probe"][..]),
-        ("enqueue probe", &["missing field `name`"]),
+        ("enqueue probe", &["probe: `name` is missing"]),
         ("enqueue probe name=a nome=b", &["nome"]),
         ("enqueue probe name", &["`name` is not FIELD=VALUE"]),
         ("enqueue probe name=a name=b", &["`name` is given twice"]),

@@ -40,7 +40,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     if let Some(customer) = &args.customer {
         known_customer::require(&books, customer).await?;
     }
-    let plans = super::read(&args.file)?;
+    let plans = super::read(&args.file, config)?.plans;
     if config.stripe.meters.is_empty() {
         print::out("nothing is billed: stripe.meters names no meter");
         return Ok(Exit::Ok);
@@ -85,9 +85,7 @@ async fn tried(
 ) -> anyhow::Result<Simulation> {
     let meters: Vec<String> = config.meters.iter().map(|meter| meter.name.clone()).collect();
     match books.check_plans(&wanted.plans, &meters).await {
-        Err(PlanError::Wrong(plan, why)) => {
-            return Err(BadUsage(format!("{}: plan `{plan}`: {why}", file.display())).into());
-        }
+        Err(wrong @ PlanError::Wrong(_)) => return Err(BadUsage(format!("{}: {wrong}", file.display())).into()),
         other => other?,
     }
     let billing = wiring::billing(&config.stripe)?;

@@ -7,6 +7,7 @@
 pub mod test_store;
 
 pub mod billing_fixture;
+mod bounded;
 pub mod served;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Mutex;
 
+pub use bounded::{ended, ended_with_output, output};
 use tempfile::TempDir;
 use testkit::suite_database::SuiteServer;
 
@@ -126,7 +128,7 @@ impl Workspace {
     pub fn run_with(&self, line: &str, variables: &[(&str, &str)]) -> Ran {
         let mut command = meter(self.folder.path());
         command.args(line.split_whitespace()).envs(variables.iter().copied());
-        command.output().unwrap().into()
+        output(&mut command).into()
     }
 
     /// Every row of a query, as text.

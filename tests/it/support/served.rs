@@ -46,7 +46,7 @@ pub fn request(port: u16, method: &str, path: &str, headers: &[(&str, &str)], bo
 pub fn demo() -> (TempDir, PathBuf) {
     let folder = TempDir::new().unwrap();
     let kept = folder.path().join("demo");
-    let ran: Ran = meter(folder.path()).args(["demo", "--keep"]).arg(&kept).output().unwrap().into();
+    let ran: Ran = super::output(meter(folder.path()).args(["demo", "--keep"]).arg(&kept)).into();
     ran.ends(0);
     (folder, kept)
 }
@@ -118,7 +118,7 @@ impl Served {
     /// Tells it to stop, and waits; returns its exit code.
     pub fn stop(mut self) -> i32 {
         self.signal(Signal::SIGTERM);
-        self.child.take().unwrap().wait().unwrap().code().unwrap_or(-1)
+        crate::support::ended(&mut self.child.take().unwrap()).code().unwrap_or(-1)
     }
 }
 
