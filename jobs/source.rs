@@ -208,6 +208,9 @@ impl Source for Folder {
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                     return Err(SourceError::NoPlace(path.display().to_string(), "folder"));
                 }
+                Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => {
+                    return Err(SourceError::NoPlace(path.display().to_string(), "folder"));
+                }
                 Err(e) => return Err(self.fault(&path, &e)),
             };
             for entry in entries {

@@ -431,8 +431,8 @@ impl Config {
         if self.lookback_months > 36 {
             faults.push(raw.place(&[key("lookback_months")], "at most 36 months"));
         }
-        if tracing_subscriber::EnvFilter::try_new(&self.log.level).is_err() {
-            faults.push(raw.place(&[key("log"), key("level")], "it is no log level: error, warn, info, debug, trace"));
+        if let Some(why) = LogConfig::level_fault(&self.log.level) {
+            faults.push(raw.place(&[key("log"), key("level")], &why));
         }
     }
 

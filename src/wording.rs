@@ -1,4 +1,4 @@
-//! What serde says of a wrong value, in words without Rust's types.
+//! What serde and the operating system say of what is wrong, in words without Rust's types.
 
 use books::units::similar::offer;
 
@@ -26,10 +26,29 @@ pub(crate) fn of_serde(message: &str) -> String {
     if message.starts_with("EOF while parsing") {
         return "it ends too early".to_owned();
     }
+    // jiff, of an instant
+    if message.starts_with("failed to parse ") || message.starts_with("expected four digit year") {
+        return "an instant such as 2026-10-07T00:00:00Z is expected".to_owned();
+    }
     let wrong = ["invalid type: ", "invalid value: ", "invalid length "].iter().find_map(|p| message.strip_prefix(p));
     match wrong.and_then(|rest| rest.split_once(", expected ")) {
         Some((found, expected)) => format!("{} is expected, and this is {}", wanted(expected), this(found)),
         None => message.to_owned(),
+    }
+}
+
+/// Why a file or folder cannot be used.
+pub(crate) fn of_io(error: &std::io::Error) -> String {
+    use std::io::ErrorKind;
+    match error.kind() {
+        ErrorKind::NotFound => "there is no such file or folder".to_owned(),
+        ErrorKind::IsADirectory => "it is a folder".to_owned(),
+        ErrorKind::NotADirectory => "it is below a file, which is no folder".to_owned(),
+        ErrorKind::AlreadyExists => "there is a file of that name".to_owned(),
+        ErrorKind::PermissionDenied => "the user of this process may not".to_owned(),
+        ErrorKind::StorageFull => "the disk is full".to_owned(),
+        ErrorKind::InvalidData => "it is no text in UTF-8".to_owned(),
+        _ => error.to_string(),
     }
 }
 
@@ -91,6 +110,7 @@ mod tests {
         flag: Option<bool>,
         list: Option<Vec<String>>,
         kind: Option<Kind>,
+        at: Option<jiff::Timestamp>,
         below: Option<Box<Section>>,
     }
 
@@ -101,7 +121,7 @@ mod tests {
             ("name = \"a\"\nsmal = 1", "there is no `smal` here; did you mean `small`?"),
             (
                 "name = \"a\"\nquick = 1",
-                "there is no `quick` here; there are: `name`, `small`, `large`, `flag`, `list`, `kind`, `below`",
+                "there is no `quick` here; there are: `name`, `small`, `large`, `flag`, `list`, `kind`, `at`, `below`",
             ),
             ("", "`name` is missing"),
             ("name = 3", "text is expected, and this is 3"),
@@ -115,6 +135,8 @@ mod tests {
             ("name = \"a\"\nlist = \"x\"", "a list is expected, and this is the text \"x\""),
             ("name = \"a\"\nkind = \"jso\"", "it cannot be `jso`; did you mean `json`?"),
             ("name = \"a\"\nkind = \"binary\"", "it cannot be `binary`; there are: `text`, `json`"),
+            ("name = \"a\"\nat = \"soon\"", "an instant such as 2026-10-07T00:00:00Z is expected"),
+            ("name = \"a\"\nat = \"\"", "an instant such as 2026-10-07T00:00:00Z is expected"),
             ("name = \"a\"\nbelow = 3", "a section with keys is expected, and this is 3"),
         ] {
             let error = toml::from_str::<Section>(text).unwrap_err();
@@ -130,6 +152,6 @@ mod tests {
         }
         let section: Section = toml::from_str("name = \"a\"").unwrap();
         assert!(section.name == "a" && section.small.is_none() && section.large.is_none() && section.flag.is_none());
-        assert!(section.list.is_none() && section.kind.is_none() && section.below.is_none());
+        assert!(section.list.is_none() && section.kind.is_none() && section.at.is_none() && section.below.is_none());
     }
 }

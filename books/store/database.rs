@@ -108,7 +108,10 @@ impl Database {
             Ok(kept(connection, database))
         });
         opened.await.map_err(|e| match e {
-            BooksError::Open(_, text) => BooksError::Open(name, text),
+            BooksError::Open(_, text) => {
+                let why = in_the_way(std::path::Path::new(&name)).unwrap_or(text);
+                BooksError::Open(name, why)
+            }
             other => other,
         })
     }
@@ -126,7 +129,10 @@ impl Database {
             Ok(kept(connection, database))
         });
         opened.await.map_err(|e| match e {
-            BooksError::Open(_, text) => BooksError::Open(name, text),
+            BooksError::Open(_, text) => {
+                let why = in_the_way(std::path::Path::new(&name)).unwrap_or(text);
+                BooksError::Open(name, why)
+            }
             other => other,
         })
     }
@@ -316,4 +322,17 @@ async fn set_pragma(connection: &libsql::Connection, pragma: &str) -> Result<(),
     let mut rows = connection.query(&format!("PRAGMA {pragma}"), ()).await?;
     while rows.next().await?.is_some() {}
     Ok(())
+}
+
+/// What a person sees of a path at which no database can be; SQLite says only that it cannot.
+fn in_the_way(path: &Path) -> Option<String> {
+    if path.is_dir() {
+        return Some("it is a folder; name a file in it".to_owned());
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty())?;
+    match folder.metadata() {
+        Ok(found) if found.is_dir() => None,
+        Ok(_) => Some(format!("{} is no folder", folder.display())),
+        Err(_) => Some(format!("there is no folder {}", folder.display())),
+    }
 }

@@ -25,6 +25,7 @@ use super::delivery_time::impossible;
 use crate::context::Format;
 use crate::source::{Object, Source, SourceError, read_small};
 use books::units::calendar::Month;
+use books::units::words::several;
 
 /// A column that every FOCUS export has, and no other.
 pub(super) const FOCUS_COLUMN: &str = "ChargePeriodStart";
@@ -47,7 +48,8 @@ pub enum ExportError {
     #[error(transparent)]
     Source(#[from] SourceError),
     #[error(
-        "no {wanted} export below {location}: looked for `metadata/BILLING_PERIOD=YYYY-MM/` and `YYYYMMDD-YYYYMMDD/` in {looked} folders; point the export's location at the folder of the export"
+        "no {wanted} export below {location}: looked for `metadata/BILLING_PERIOD=YYYY-MM/` and `YYYYMMDD-YYYYMMDD/` in {}; point the export's location at the folder of the export",
+        several(*.looked, "folder")
     )]
     NotFound {
         location: String,

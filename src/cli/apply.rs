@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
 use crate::print;
 use crate::wiring::{self, Open};
+use crate::wording;
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
@@ -30,7 +31,8 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let name = args.file.display().to_string();
     let reason = actor::reason(&args.reason)?;
     let text = std::fs::read_to_string(&args.file);
-    let text = text.map_err(|why| BadUsage(format!("{name}: it cannot be read: {why}; nothing was booked")))?;
+    let text = text
+        .map_err(|why| BadUsage(format!("{name}: it cannot be read: {}; nothing was booked", wording::of_io(&why))))?;
     let plan = ChangePlan::from_text(&text);
     let plan = plan.map_err(|why| BadUsage(format!("{name}: {why}; nothing was booked")))?;
     let books = wiring::open_books(config, Open::EXISTING).await?;

@@ -27,12 +27,16 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     };
     let taken = || format!("{} is there already; a backup takes no file's place", file.display());
     if file.symlink_metadata().is_ok() {
-        bail!(taken());
+        return Err(BadUsage(taken()).into());
     }
     let folder = match file.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
     };
+    if !folder.is_dir() {
+        let why = format!("the backup {} was not made: there is no folder {}", file.display(), folder.display());
+        return Err(BadUsage(why).into());
+    }
     let partial = file.with_added_extension(format!("{}.partial", std::process::id()));
     let made = async {
         wiring::open_books(config, Open::NOT_NEWER).await?.copy_to(&partial, now).await?;

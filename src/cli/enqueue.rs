@@ -15,7 +15,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     job: JobArgs,
     /// Not before this instant (2026-03-01T00:00:00Z)
-    #[arg(long, value_name = "INSTANT")]
+    #[arg(long, value_name = "INSTANT", value_parser = super::instant::instant)]
     at: Option<Timestamp>,
     /// Priority, -100 to 100; a higher one runs sooner
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-100..=100))]

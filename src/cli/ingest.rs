@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::{actor, failure, plan_change, progress, select};
 use crate::config::{Config, ExportConfig};
-use crate::exit::Exit;
+use crate::exit::{BadUsage, Exit};
 use crate::format::Counted;
 use crate::print::{self, OutputFormat};
 use crate::wiring::{self, Open};
@@ -155,7 +155,7 @@ fn on_hold<'a>(
     let rows: Vec<&VersionRow> = match booked {
         Some(row) => vec![row],
         None => {
-            let version = hold::named(prefix, held().map(|v| v.version.as_str())).map_err(anyhow::Error::msg)?;
+            let version = hold::named(prefix, held().map(|v| v.version.as_str())).map_err(BadUsage)?;
             held().filter(|v| v.version == version).collect()
         }
     };

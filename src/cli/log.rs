@@ -20,6 +20,9 @@ pub(super) fn start(config: &LogConfig, level: Option<String>, auto: &str, color
         "auto" => auto,
         level => level,
     };
+    if let Some(why) = LogConfig::level_fault(level) {
+        return Err(BadUsage(format!("--log {level}: {why}")).into());
+    }
     let quiet = if matches!(level, "warn" | "info") { QUIET } else { "" };
     let filter = EnvFilter::try_new(format!("{level}{quiet}"));
     let filter = filter.map_err(|e| BadUsage(format!("--log {level}: {e}")))?;

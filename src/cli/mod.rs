@@ -24,6 +24,7 @@ mod forecast;
 mod health;
 mod help;
 mod ingest;
+mod instant;
 mod known_customer;
 mod known_meter;
 mod log;

@@ -19,6 +19,7 @@ use crate::exit::{BadUsage, Exit};
 use crate::plan_file::PlanFile;
 use crate::print::{self, OutputFormat};
 use crate::wiring::{self, Open};
+use crate::wording;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
@@ -150,7 +151,8 @@ async fn agreed(
 /// The plan versions of a file.
 fn read(file: &Path, config: &Config) -> anyhow::Result<PlanFile> {
     let name = file.display();
-    let text = std::fs::read_to_string(file).map_err(|e| BadUsage(format!("{name}: it cannot be read: {e}")))?;
+    let text = std::fs::read_to_string(file)
+        .map_err(|e| BadUsage(format!("{name}: it cannot be read: {}", wording::of_io(&e))))?;
     let meters: Vec<String> = config.meters.iter().map(|m| m.name.clone()).collect();
     Ok(PlanFile::read(file, text, &meters).map_err(|faults| wrong(file, &faults))?)
 }

@@ -83,7 +83,7 @@ pub(crate) struct Purge {
     #[command(flatten)]
     which: Which,
     /// Finished longer ago than this: 7d, 12h, 30m
-    #[arg(long, value_name = "SPAN")]
+    #[arg(long, value_name = "SPAN", value_parser = super::instant::span)]
     older_than: Option<Span>,
     /// All finished jobs
     #[arg(long)]

@@ -42,7 +42,7 @@ pub(crate) enum Action {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Mark {
     /// When the copy was made, or any time before: `2026-11-23T02:00:00Z`
-    #[arg(long, value_name = "INSTANT")]
+    #[arg(long, value_name = "INSTANT", value_parser = super::instant::instant)]
     backup_at: Timestamp,
 }
 

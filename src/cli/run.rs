@@ -32,7 +32,7 @@ pub(crate) struct Args {
     dry_run: bool,
     /// Run as of this instant (2026-03-01T00:00:00Z). A future one needs --dry-run, and so does any
     /// for enforce_budgets
-    #[arg(long, value_name = "INSTANT")]
+    #[arg(long, value_name = "INSTANT", value_parser = super::instant::instant)]
     as_of: Option<Timestamp>,
     /// Print the report as JSON
     #[arg(long)]

@@ -1,5 +1,6 @@
 //! The sections `http` and `log`: what the operator sees.
 
+use books::units::similar::offer;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
@@ -112,5 +113,21 @@ pub enum LogFormat {
 impl Default for LogConfig {
     fn default() -> Self {
         Self { level: "auto".into(), format: LogFormat::Text }
+    }
+}
+
+impl LogConfig {
+    /// What is wrong with a level, or with a list of `target=level`.
+    pub(crate) fn level_fault(text: &str) -> Option<String> {
+        const LEVELS: [&str; 7] = ["auto", "error", "warn", "info", "debug", "trace", "off"];
+        let level = |part: &str| part.rsplit('=').next().unwrap_or(part).trim().to_owned();
+        let wrong = text.split(',').map(level).find(|level| !LEVELS.contains(&level.to_ascii_lowercase().as_str()));
+        match wrong {
+            Some(level) => Some(format!("`{level}` is no log level; {}", offer(&level, LEVELS))),
+            None if tracing_subscriber::EnvFilter::try_new(text).is_err() => {
+                Some("it is no list of levels; write info, or target=level,target=level".to_owned())
+            }
+            None => None,
+        }
     }
 }

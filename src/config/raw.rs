@@ -90,8 +90,9 @@ impl Raw {
         let found = file.or_else(|| default.exists().then_some(default)).map(Path::to_owned);
         let text = match &found {
             None => String::new(),
-            Some(path) => std::fs::read_to_string(path)
-                .map_err(|e| ConfigError(vec![format!("{}: it cannot be read: {e}", path.display())]))?,
+            Some(path) => std::fs::read_to_string(path).map_err(|e| {
+                ConfigError(vec![format!("{}: it cannot be read: {}", path.display(), wording::of_io(&e))])
+            })?,
         };
         let mut raw =
             Self { file: found, text, table: toml::Table::new(), variables: BTreeMap::new(), taken: Taken::default() };
@@ -137,7 +138,11 @@ impl Raw {
     fn parse(&mut self) -> Result<(), ConfigError> {
         self.table = toml::from_str(&self.text).map_err(|e| {
             let at = e.span().map_or(0, |s| s.start);
-            ConfigError(vec![format!("{}: {}", self.line(at), e.message())])
+            // the line itself may have a secret after its key
+            let line = self.text[self.text[..at].rfind('\n').map_or(0, |end| end + 1)..].lines().next();
+            let key = line.and_then(|line| line.split_once('=')).map(|(key, _)| key.trim());
+            let key = key.filter(|_| e.message() == "duplicate key").map_or(String::new(), |key| format!(" `{key}`"));
+            ConfigError(vec![format!("{}: {}{key}", self.line(at), e.message())])
         })?;
         Ok(())
     }
@@ -213,6 +218,9 @@ impl Raw {
     /// A fault with the place of its value: the variable that set it, or file and line.
     fn fault(&self, path: &[Step], why: &str) -> String {
         let name = path_text(path);
+        if name.is_empty() {
+            return format!("{}: {why}", self.file.as_deref().map_or(DEFAULT_FILE.into(), |f| f.display().to_string()));
+        }
         if let Some(variable) = self.variables.get(&name) {
             return format!("variable {variable}: {name}: {why}");
         }

@@ -123,7 +123,9 @@ impl StripeConfig {
                 (false, true, false) => {
                     fault(
                         &["live"],
-                        format!("stripe.live is false, and {KEY_VARIABLE} is a live key: customers would be charged"),
+                        format!(
+                            "stripe.live is false, and {KEY_VARIABLE} is a live key: customers would be charged; set stripe.live = true, or use a test key"
+                        ),
                     );
                 }
                 _ => {}

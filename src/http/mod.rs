@@ -74,7 +74,9 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<Option<TcpListener>> {
             );
             Ok(None)
         }
-        Err(e) => Err(e).with_context(|| format!("cannot listen on {address} (`http.listen`, `--listen`)")),
+        Err(e) => Err(e).with_context(|| {
+            format!("cannot listen on {address} (`http.listen`, `--listen`); name an address of this machine, and a port that is free")
+        }),
     }
 }
 

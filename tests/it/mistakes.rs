@@ -59,15 +59,11 @@ const TITLES: [(&str, &[Mistake]); 10] = [
             )]),
             config(&[("meter.toml", "[log]\nformat = \"xml\"\n")]),
             config(&[("meter.toml", "[queue]\nlease_seconds = 99999999\n")]),
-            config(&[("meter.toml", "[http]\nlisten = \"9464\"\n")]),
             config(&[("meter.toml", "[stripe.meters.minutes]\nevent_name = \"minutes\"\n")]),
             config(&[("meter.toml", "[stripe]\nkey = \"sk_test_1\"\n")]),
             config(&[("meter.toml", "tag_key = \"a\"\ntag_key = \"b\"\n")]),
             config(&[("meter.toml", "[[exports]\n")]),
-            config(&[(
-                "meter.toml",
-                "log.level = \"loud=\"\n[guard]\nallow_unknown_line_types = \"yes\"\nfloor = -1\n",
-            )]),
+            config(&[("meter.toml", "log.level = \"inf\"\n[guard]\nallow_unknown_line_types = \"yes\"\nfloor = -1\n")]),
         ],
     ),
     (
@@ -75,11 +71,12 @@ const TITLES: [(&str, &[Mistake]); 10] = [
         &[
             variable("config check", &[("METER_DATABSE__URL", "books.db")]),
             variable("config check", &[("METER_QUEUE__LEASE_SECONDS", "soon")]),
+            variable("config check", &[("METER_HTTP__LISTEN", "9464")]),
             variable("config check", &[("METER_HTTP__TOKEN", "short")]),
             variable("config check", &[("METER_STRIPE__KEY", "sk_live_1")]),
             variable("config check", &[("METER_EXPORTS__0__NAME", "main")]),
             variable("config check", &[("METER_CONFIG", "nowhere.toml")]),
-            variable("usage", &[("METER_LOG", "loud=")]),
+            variable("usage", &[("METER_LOG", "loud")]),
         ],
     ),
     (
@@ -172,7 +169,7 @@ const TITLES: [(&str, &[Mistake]); 10] = [
             mistake(Books, "report --html nowhere/october.html"),
             mistake(Books, "statement ann --html nowhere/ann.html"),
             mistake(Books, "man meter.toml"),
-            mistake(Books, "demo --keep bucket"),
+            mistake(Books, "demo --keep ."),
             mistake(Books, "demo generate meter.toml"),
         ],
     ),
@@ -189,7 +186,6 @@ const TITLES: [(&str, &[Mistake]); 10] = [
             variable("migrate", &[("METER_DATABASE__URL", "bucket")]),
             variable("migrate", &[("METER_DATABASE__URL", "meter.toml")]),
             variable("migrate", &[("METER_DATABASE__URL", "nowhere/meter.db")]),
-            mistake(Books, "restore finish"),
         ],
     ),
     (

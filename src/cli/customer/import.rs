@@ -1,6 +1,7 @@
 //! `meter customer import`: customers from a CSV file, added or updated.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -11,9 +12,10 @@ use jiff::Timestamp;
 use super::set::said;
 use crate::cli::actor;
 use crate::config::Config;
-use crate::exit::Exit;
+use crate::exit::{BadUsage, Exit};
 use crate::print;
 use crate::wiring::{self, Open};
+use crate::wording;
 
 /// Columns that a file may have.
 const COLUMNS: [&str; 5] = ["id", "plan", "stripe_customer_id", "status", "display_name"];
@@ -88,13 +90,18 @@ impl CustomerFile {
     /// When the file cannot be read, or has not the columns. What is wrong with a line is a fault.
     fn read(path: &Path) -> anyhow::Result<Self> {
         let name = path.display().to_string();
-        let mut reader = csv::Reader::from_path(path).with_context(|| format!("{name}: it cannot be read"))?;
+        let reader =
+            File::open(path).map_err(|e| BadUsage(format!("{name}: it cannot be read: {}", wording::of_io(&e))))?;
+        let mut reader = csv::Reader::from_reader(reader);
         let header = reader.headers().with_context(|| format!("{name}: it is no CSV file"))?.clone();
         if let Some(unknown) = header.iter().find(|column| !COLUMNS.contains(column)) {
             let columns = COLUMNS.join(", ");
-            anyhow::bail!("{name}:1: there is no column `{unknown}`; the first line names columns: {columns}");
+            let why = format!("{name}:1: there is no column `{unknown}`; the first line names columns: {columns}");
+            return Err(BadUsage(why).into());
         }
-        anyhow::ensure!(header.iter().any(|column| column == "id"), "{name}:1: the column `id` is missing");
+        if header.iter().all(|column| column != "id") {
+            return Err(BadUsage(format!("{name}:1: the column `id` is missing")).into());
+        }
         let mut file = Self { name, customers: vec![], lines: vec![], faults: BTreeMap::new() };
         for record in reader.records() {
             let read = record.and_then(|record| {
@@ -136,11 +143,13 @@ impl CustomerFile {
             Some(other) => return Err(other.into()),
             None => {}
         }
-        let mut lines: Vec<String> =
-            all.into_iter().map(|(line, fault)| format!("{}:{line}: {outcome}: {fault}", self.name)).collect();
-        let Some(last) = lines.pop() else { return Ok(()) };
-        lines.iter().for_each(print::err);
-        anyhow::bail!("{last}")
+        let lines: Vec<String> =
+            all.into_iter().map(|(line, fault)| format!("{}:{line}: {fault}", self.name)).collect();
+        if lines.is_empty() {
+            return Ok(());
+        }
+        let faults = print::several(lines.len(), "fault");
+        Err(BadUsage(format!("{} has {faults}; {outcome}:\n  {}", self.name, lines.join("\n  "))).into())
     }
 
     fn refused(&self, outcome: &str, error: anyhow::Error) -> anyhow::Result<Exit> {
