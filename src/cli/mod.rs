@@ -11,6 +11,7 @@ mod billing_period;
 mod budget;
 mod changes;
 mod check_config;
+mod checks;
 mod copy;
 mod customer;
 mod discover;
@@ -23,6 +24,7 @@ mod failure;
 mod forecast;
 mod health;
 mod ingest;
+mod init;
 mod known_customer;
 mod log;
 mod margin;
@@ -63,7 +65,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use jiff::Timestamp;
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, LogConfig};
 use crate::exit::{BadUsage, Exit};
 use crate::print;
 use crate::wiring::{self, Open};
@@ -104,6 +106,9 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Find the export, try every access, and write meter.toml and a template of .env; or print
+    /// what the AWS account needs
+    Init(Box<init::Args>),
     /// Read the newest bills and book what they change
     Ingest(ingest::Args),
     /// Book exactly what a plan of `meter ingest --plan` says; or nothing, when anything has moved
@@ -248,6 +253,14 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         return runtime.block_on(check_config::run(action, config, Timestamp::now()));
     }
+    if let Command::Init(args) = cli.command {
+        // it reads no configuration: it makes one
+        log::start(&LogConfig::default(), cli.log, "error")?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let done = runtime.block_on(init::run(*args, Timestamp::now()));
+        runtime.shutdown_background();
+        return done;
+    }
     let config = config?;
     let severity = if matches!(cli.command, Command::Work(_)) { "info" } else { "warn" };
     log::start(&config.log, cli.log, severity)?;
@@ -306,7 +319,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
             Command::Migrate => migrate(&config, now).await,
             #[cfg(feature = "demo")]
             Command::Demo(args) => crate::demo::run(args, &config, now).await,
-            Command::Config(_) => Ok(Exit::Ok),
+            Command::Config(_) | Command::Init(_) => Ok(Exit::Ok),
         };
         wiring::keep_row_counts(&config).await;
         done
