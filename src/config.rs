@@ -17,6 +17,7 @@ mod raw;
 mod secret;
 mod shared_buckets;
 mod stripe;
+mod value_faults;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -31,7 +32,7 @@ use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
 pub use self::cost_meters::CostMeterConfig;
-pub(crate) use self::database::{COPY_TOKEN_VARIABLE, database_fault};
+pub(crate) use self::database::{COPY_TOKEN_VARIABLE, TOKEN_VARIABLE, database_fault};
 pub use self::database::{DatabaseConfig, RowsQuota};
 pub use self::enforce::{EnforceConfig, NotificationsConfig};
 pub use self::http::{HttpConfig, LogConfig, LogFormat, Pages};
@@ -43,6 +44,7 @@ pub use self::raw::{ConfigError, DEFAULT_FILE};
 pub(crate) use self::raw::{Raw, Step, in_order};
 pub use self::secret::Secret;
 pub use self::shared_buckets::{ReportConfig, SharedBucketConfig};
+pub(crate) use self::stripe::KEY_VARIABLE;
 pub use self::stripe::{StripeConfig, StripeMeterConfig};
 
 /// The key of the customer tag, when none is configured.

@@ -47,7 +47,7 @@ use seen::Seen;
 use tag_fault::{TagFault, checked_tag, tag_fault};
 pub use totals::{Totals, UnknownLineType};
 
-use super::batch::{Batch, TagColumn, is_long};
+use super::batch::{Batch, Granularity, TagColumn};
 use super::sums::{Place, Shape, Sums, id, idx, largest};
 use books::shared_bucket::billed::BilledMeasure;
 use books::units::calendar::{Day, Month};
@@ -321,7 +321,12 @@ impl UsageAggregator {
             None => self.units = DictionaryMap::default(),
         }
         if let Some(interval) = &batch.interval {
-            self.intervals.renew(interval, |text| u32::from(is_long(text)));
+            let shortest = &mut self.seen.granularity;
+            self.intervals.renew(interval, |text| {
+                let granularity = Granularity::of_interval(text);
+                *shortest = seen::shorter(*shortest, granularity);
+                u32::from(granularity == Some(Granularity::Monthly))
+            });
         }
         if let (Some(money), Some(currency)) = (&mut self.money, &batch.currency) {
             money.codes.renew(currency, |code| names.intern(code));

@@ -12,6 +12,7 @@ use arrow::array::{
 };
 use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{DataType, Decimal128Type, Decimal256Type, Float64Type, Int32Type, Int64Type, TimeUnit};
+use serde::{Deserialize, Serialize};
 
 use books::units::quantity::{DECIMALS, Quantity, QuantityError, Rounding, UNIT};
 use books::usage::tag_key::TagKeys;
@@ -385,10 +386,37 @@ fn instant(text: &str) -> Option<i64> {
     Some(at.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp().as_second())
 }
 
-/// True for an interval of `identity_time_interval` that is longer than a day.
-pub fn is_long(interval: &str) -> bool {
-    let Some((start, end)) = interval.split_once('/') else { return false };
-    instant(start).zip(instant(end)).is_some_and(|(start, end)| end - start > DAY_SECONDS)
+/// The time granularity of an export, by how long its intervals are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Granularity {
+    /// Up to an hour.
+    Hourly,
+    /// Up to a day.
+    Daily,
+    /// Longer.
+    Monthly,
+}
+
+impl Granularity {
+    /// By an interval of `identity_time_interval`; none when it is no interval.
+    pub fn of_interval(interval: &str) -> Option<Self> {
+        let (start, end) = interval.split_once('/')?;
+        match instant(end)? - instant(start)? {
+            ..=0 => None,
+            1..=3600 => Some(Self::Hourly),
+            3601..=DAY_SECONDS => Some(Self::Daily),
+            _ => Some(Self::Monthly),
+        }
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hourly => "hourly",
+            Self::Daily => "daily",
+            Self::Monthly => "monthly",
+        }
+    }
 }
 
 /// Rows of a bill, column by column.
@@ -475,17 +503,20 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_of_more_than_a_day_is_long() {
-        for (interval, long) in [
-            ("2026-11-01T00:00:00Z/2026-12-01T00:00:00Z", true),
-            ("2026-11-01T00:00:00Z/2026-11-02T00:00:01Z", true),
-            ("2026-11-01T00:00:00Z/2026-11-02T00:00:00Z", false),
-            ("2026-11-01T00:00:00.000Z/2026-11-01T01:00:00.000Z", false),
-            ("2026-11-01T00:00:00Z", false),
-            ("yesterday/tomorrow", false),
-            ("", false),
+    fn an_interval_of_more_than_a_day_is_monthly() {
+        use Granularity::{Daily, Hourly, Monthly};
+        for (interval, granularity) in [
+            ("2026-11-01T00:00:00Z/2026-12-01T00:00:00Z", Some(Monthly)),
+            ("2026-11-01T00:00:00Z/2026-11-02T00:00:01Z", Some(Monthly)),
+            ("2026-11-01T00:00:00Z/2026-11-02T00:00:00Z", Some(Daily)),
+            ("2026-11-01T00:00:00Z/2026-11-01T01:00:01Z", Some(Daily)),
+            ("2026-11-01T00:00:00.000Z/2026-11-01T01:00:00.000Z", Some(Hourly)),
+            ("2026-11-01T01:00:00Z/2026-11-01T01:00:00Z", None),
+            ("2026-11-01T00:00:00Z", None),
+            ("yesterday/tomorrow", None),
+            ("", None),
         ] {
-            assert_eq!(is_long(interval), long, "{interval}");
+            assert_eq!(Granularity::of_interval(interval), granularity, "{interval}");
         }
     }
 

@@ -159,6 +159,32 @@ fn cur2_period(part: &str) -> Option<Month> {
 
 /// Finds the one export at or below `prefix`.
 pub async fn find(source: &dyn Source, prefix: &str, wanted: Option<Format>) -> Result<Root, ExportError> {
+    let Searched { mut found, looked } = find_all(source, prefix, wanted).await?;
+    match found.len() {
+        1 => Ok(found.remove(0)),
+        0 => Err(ExportError::NotFound {
+            location: source.name(prefix),
+            wanted: wanted.map_or("legacy or CUR 2.0", Format::as_str),
+            looked,
+        }),
+        _ => {
+            let names: Vec<_> =
+                found.iter().map(|r| format!("{} ({})", source.name(&r.prefix), r.format.as_str())).collect();
+            Err(ExportError::Several(source.name(prefix), names.join(", ")))
+        }
+    }
+}
+
+/// The result of a search.
+#[derive(Clone, Debug)]
+pub struct Searched {
+    pub found: Vec<Root>,
+    /// Folders that were searched.
+    pub looked: usize,
+}
+
+/// Finds all exports at or below `prefix`.
+pub async fn find_all(source: &dyn Source, prefix: &str, wanted: Option<Format>) -> Result<Searched, ExportError> {
     let mut found = vec![];
     let mut level = vec![prefix.to_owned()];
     let mut looked = 0;
@@ -183,19 +209,25 @@ pub async fn find(source: &dyn Source, prefix: &str, wanted: Option<Format>) -> 
         }
         level = below;
     }
-    match found.len() {
-        1 => Ok(found.remove(0)),
-        0 => Err(ExportError::NotFound {
-            location: source.name(prefix),
-            wanted: wanted.map_or("legacy or CUR 2.0", Format::as_str),
-            looked,
-        }),
-        _ => {
-            let names: Vec<_> =
-                found.iter().map(|r| format!("{} ({})", source.name(&r.prefix), r.format.as_str())).collect();
-            Err(ExportError::Several(source.name(prefix), names.join(", ")))
-        }
+    Ok(Searched { found, looked })
+}
+
+/// Where the folders of the months are, and which month each one is of.
+fn periods(root: &Root) -> (String, fn(&str) -> Option<Month>) {
+    match root.format {
+        Format::Legacy => (root.prefix.clone(), legacy_period),
+        Format::Cur2 => (format!("{}metadata/", root.prefix), cur2_period),
     }
+}
+
+/// The months that have a folder, ascending. A folder may be without a manifest.
+pub async fn months(source: &dyn Source, root: &Root) -> Result<Vec<Month>, ExportError> {
+    let (parent, period) = periods(root);
+    let folders = source.list(&parent).await?.folders;
+    let mut months: Vec<Month> = folders.iter().filter_map(|folder| period(last_part(folder))).collect();
+    months.sort_unstable();
+    months.dedup();
+    Ok(months)
 }
 
 /// The newest manifest of a month; none when AWS has delivered none yet. With `now`, versions whose
@@ -209,10 +241,7 @@ pub async fn newest(
     month: Month,
     now: Option<Timestamp>,
 ) -> Result<Option<Manifest>, ExportError> {
-    let (parent, period): (String, fn(&str) -> Option<Month>) = match root.format {
-        Format::Legacy => (root.prefix.clone(), legacy_period),
-        Format::Cur2 => (format!("{}metadata/", root.prefix), cur2_period),
-    };
+    let (parent, period) = periods(root);
     let folders = source.list(&parent).await?.folders;
     let folders: Vec<_> = folders.into_iter().filter(|f| period(last_part(f)) == Some(month)).collect();
     let mut here = vec![];

@@ -32,6 +32,7 @@ mod parts;
 mod read;
 mod report;
 mod row_groups;
+mod summary;
 mod sums;
 
 use std::time::Duration;
@@ -55,6 +56,7 @@ use self::hold::{Accepted, Changes};
 pub use self::months::{CheckMonths, CheckMonthsReport, look};
 pub use self::parts::{IngestPart, PartOutcome, PartReport};
 pub use self::report::{IngestOutcome, IngestReport, MeterChange, SharedDayReport};
+pub use self::summary::{BillSummary, summarise};
 use crate::context::Context;
 use crate::job::{Failure, Job};
 use books::shared_bucket::shares::SharedDay;

@@ -14,19 +14,18 @@ use jiff::{SignedDuration, Timestamp};
 use jobs::context::Export;
 use jobs::ingest_cur::export::{ExportError, find, newest};
 use jobs::ingest_cur::look;
-use jobs::source::SourceError;
 use jobs::stripe::check::{AccountObjects, CheckLine, check, check_unbilled};
 use jobs::stripe::preconditions::check_clock;
 use jobs::stripe::transport::CallFailure;
 use jobs::stripe::{BillingSettings, RemoteMeter, StripeAccount, StripeMode};
-use serde::Serialize;
 
 use super::check_config;
+use super::checks::{Check, Checks, Verdict, remedy};
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::format::{ago, span};
 use crate::health::{BILL_STALE, LITTLE_SPACE, MADE_BY_DEMO, act_on, gaps};
-use crate::print::{self, Mark};
+use crate::print;
 use crate::{http, wiring};
 
 /// The largest tolerated difference to other clocks.
@@ -39,46 +38,6 @@ pub(crate) struct Args {
     /// Print as JSON
     #[arg(long)]
     json: bool,
-}
-
-/// The result of a check.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Verdict {
-    Ok,
-    /// Nothing breaks, but a person should know.
-    Warning,
-    Wrong,
-}
-
-#[derive(Debug, Serialize)]
-struct Check {
-    what: String,
-    verdict: Verdict,
-    found: String,
-    /// The remedy; empty when the check is ok.
-    act: String,
-}
-
-#[derive(Default)]
-struct Checks(Vec<Check>);
-
-impl Checks {
-    fn add(&mut self, what: &str, verdict: Verdict, found: String, act: &str) {
-        self.0.push(Check { what: what.to_owned(), verdict, found, act: act.to_owned() });
-    }
-
-    fn ok(&mut self, what: &str, found: String) {
-        self.add(what, Verdict::Ok, found, "");
-    }
-
-    fn warn(&mut self, what: &str, found: String, act: &str) {
-        self.add(what, Verdict::Warning, found, act);
-    }
-
-    fn wrong(&mut self, what: &str, found: String, act: &str) {
-        self.add(what, Verdict::Wrong, found, act);
-    }
 }
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
@@ -108,23 +67,16 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     } else {
         show(&found);
     }
-    Ok(if found.iter().any(|c| c.verdict == Verdict::Wrong) {
-        Exit::Failed
-    } else if found.iter().any(|c| c.verdict == Verdict::Warning) {
-        Exit::NeedsAttention
-    } else {
-        Exit::Ok
+    Ok(match found.iter().map(|check| check.verdict).max() {
+        Some(Verdict::Wrong) => Exit::Failed,
+        Some(Verdict::Warning) => Exit::NeedsAttention,
+        Some(Verdict::Ok) | None => Exit::Ok,
     })
 }
 
 fn show(found: &[Check]) {
     for check in found {
-        let mark = match check.verdict {
-            Verdict::Ok => (Mark::Good, "ok   "),
-            Verdict::Warning => (Mark::Warning, "warn "),
-            Verdict::Wrong => (Mark::Wrong, "WRONG"),
-        };
-        print::marked(mark, &format!("  {}: {}", check.what, check.found));
+        print::marked(check.verdict.mark(), &format!("  {}: {}", check.what, check.found));
         if !check.act.is_empty() {
             print::out(&format!("       -> {}", check.act));
         }
@@ -212,7 +164,7 @@ async fn bills(config: &Config, books: Option<&Database>, now: Timestamp, checks
         checks.wrong(
             "bills",
             "no export is configured".into(),
-            "name one in [[exports]]: docs/getting-started.md, section 4",
+            "`meter init` finds one and writes it down: docs/getting-started.md, section 4",
         );
         return;
     }
@@ -318,34 +270,6 @@ fn notes(bill: &BillStats, checks: &mut Checks) {
             NoteKind::MeterCountsNothing => checks.ok(&what, note.text.clone()),
             kind => checks.warn(&what, note.text.clone(), act_on(kind)),
         }
-    }
-}
-
-/// What to do about an export that cannot be read.
-fn remedy(error: &ExportError) -> &'static str {
-    match error {
-        ExportError::Source(error) => source_remedy(error).unwrap_or("check exports[].location"),
-        ExportError::NotFound { .. } | ExportError::Several(..) => "check exports[].location",
-        ExportError::NoFiles(_) => "nothing; if it stays so for a day, look at the export in the Billing console",
-        ExportError::DeliveryTime { .. } => "what the message says; the next delivery of AWS is read by itself",
-        ExportError::Unreadable(..) | ExportError::Manifest(..) => {
-            "check that exports[].location is the folder that AWS writes to, and not a copy of it"
-        }
-    }
-}
-
-/// The remedy for a source that cannot be read; none when its location is to be checked.
-fn source_remedy(error: &SourceError) -> Option<&'static str> {
-    match error {
-        SourceError::Denied(..) | SourceError::NoCredentials(..) => {
-            Some("`aws sts get-caller-identity` on this machine says whose credentials are used")
-        }
-        SourceError::OtherRegion(..) => Some("write that region into the configuration"),
-        SourceError::NoAnswer(..) | SourceError::Unreachable(..) => {
-            Some("see whether this machine reaches that address; a run tries again by itself")
-        }
-        SourceError::Forbidden(_) => Some("let the user of the worker read it"),
-        SourceError::Missing(_) | SourceError::Changed(_) | SourceError::NoPlace(..) | SourceError::Key(..) => None,
     }
 }
 

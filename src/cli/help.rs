@@ -12,7 +12,7 @@ const SUMMARY: usize = 22;
 /// The headings of `meter --help`, each with its commands.
 pub const GROUPS: &[(&str, &[&str])] = &[
     ("Every day", &["status", "usage", "forecast", "bill", "margin", "explain", "report", "verify"]),
-    ("Set-up", &["demo", "config", "doctor", "discover", "migrate", "completions", "man"]),
+    ("Set-up", &["demo", "init", "config", "doctor", "discover", "migrate", "completions", "man"]),
     (
         "Bills of AWS",
         &["ingest", "apply", "revert", "changes", "versions", "backfill", "shared", "measured", "accuracy"],
@@ -28,6 +28,14 @@ pub const GROUPS: &[(&str, &[&str])] = &[
 
 /// Command lines to try, each with what it does, by command.
 pub const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
+    (
+        "init",
+        &[
+            ("ask for what is needed", "meter init"),
+            ("without questions", "meter init --bucket s3://my-bills/exports --region eu-central-1"),
+            ("what to create in the AWS account", "meter init --print aws-commands --bucket my-bills"),
+        ],
+    ),
     (
         "ingest",
         &[

@@ -11,6 +11,7 @@ mod billing_period;
 mod budget;
 mod changes;
 mod check_config;
+mod checks;
 mod copy;
 mod customer;
 mod discover;
@@ -24,6 +25,7 @@ mod forecast;
 mod health;
 mod help;
 mod ingest;
+mod init;
 mod instant;
 mod known_customer;
 mod known_meter;
@@ -69,7 +71,7 @@ pub use help::{EXAMPLES, GROUPS, command};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, LogConfig};
 use crate::exit::{BadUsage, Exit};
 use crate::print::{self, TableWidth};
 use crate::wiring::{self, Open};
@@ -115,6 +117,11 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Write a first configuration, or what AWS needs
+    ///
+    /// Finds the export, tries every access, and writes meter.toml and a template of .env; or prints
+    /// what the AWS account needs.
+    Init(Box<init::Args>),
     /// Read the newest bills and book what they change
     Ingest(ingest::Args),
     /// Book exactly what a plan of `ingest --plan` says
@@ -365,6 +372,14 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         return runtime.block_on(check_config::run(action, config, Timestamp::now()));
     }
+    if let Command::Init(args) = cli.command {
+        // it reads no configuration: it makes one
+        log::start(&LogConfig::default(), cli.log, "error", cli.color)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let done = runtime.block_on(init::run(*args, Timestamp::now()));
+        runtime.shutdown_background();
+        return done;
+    }
     let config = config?;
     let severity = if matches!(cli.command, Command::Work(_)) { "info" } else { "warn" };
     log::start(&config.log, cli.log, severity, cli.color)?;
@@ -423,7 +438,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
             Command::Migrate => migrate(&config, now).await,
             #[cfg(feature = "demo")]
             Command::Demo(args) => crate::demo::run(args, &config, now).await,
-            Command::Config(_) | Command::Completions(_) | Command::Man(_) => Ok(Exit::Ok),
+            Command::Config(_) | Command::Init(_) | Command::Completions(_) | Command::Man(_) => Ok(Exit::Ok),
         };
         wiring::keep_row_counts(&config).await;
         done

@@ -62,7 +62,7 @@ pub(super) fn exports(config: &Config, only: Option<&str>) -> anyhow::Result<Vec
             Err(BadUsage(format!("there is no export named `{name}`; configured: {}", names.join(", "))).into())
         }
         None if names.is_empty() => {
-            let why = "no export is configured; add one to meter.toml:\n\n  [[exports]]\n  name = \"main\"\n  location = \"s3://bucket/prefix\"   # or a local folder";
+            let why = "no export is configured; `meter init` finds one, or add one to meter.toml:\n\n  [[exports]]\n  name = \"main\"\n  location = \"s3://bucket/prefix\"   # or a local folder";
             Err(BadUsage(why.into()).into())
         }
         None => Ok(names),

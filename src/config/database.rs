@@ -6,7 +6,7 @@ use super::raw::Step;
 use super::secret::Secret;
 
 /// The variable with the token of the books' database.
-pub(super) const TOKEN_VARIABLE: &str = "METER_DATABASE__TOKEN";
+pub(crate) const TOKEN_VARIABLE: &str = "METER_DATABASE__TOKEN";
 /// The variable with the token of the database that `meter copy` makes.
 pub(crate) const COPY_TOKEN_VARIABLE: &str = "METER_DATABASE__COPY_TOKEN";
 

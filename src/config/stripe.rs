@@ -12,7 +12,7 @@ use super::raw::Step;
 use super::secret::Secret;
 
 /// The variable of Stripe's secret key.
-pub(super) const KEY_VARIABLE: &str = "METER_STRIPE__KEY";
+pub(crate) const KEY_VARIABLE: &str = "METER_STRIPE__KEY";
 /// Stripe's API.
 const API: &str = "https://api.stripe.com/";
 /// Requests in a second when nothing is said: live and test. Stripe allows 100 and 25

@@ -64,7 +64,7 @@ fn lines(faults: &[CustomerFaults], customers: usize, read: LastRead, now: Times
 
 /// The text in lines of at most [`WIDTH`] columns, as far as its words allow; a command between
 /// backticks is one word. The lines after the first one are indented further.
-pub(super) fn wrapped(text: &str, indent: usize) -> Vec<String> {
+pub(crate) fn wrapped(text: &str, indent: usize) -> Vec<String> {
     let (mut lines, mut line): (Vec<String>, _) = (vec![], " ".repeat(indent));
     let mut begun = false;
     let quoted = |text: &str| !text.matches('`').count().is_multiple_of(2);

@@ -37,6 +37,7 @@ mod hold;
 mod hostile_text;
 mod house;
 mod hrana_server;
+mod init;
 mod kill;
 mod known_customers;
 mod large_booking;

@@ -22,7 +22,7 @@ url, folder = sys.argv[1:]
 aws = dict(endpoint_url=url, region_name='us-east-1', aws_access_key_id='x', aws_secret_access_key='x')
 iam = boto3.client('iam', **aws)
 iam.create_user(UserName='meter')
-allow = '{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Action\":\"s3:*\",\"Resource\":\"*\"}]}'
+allow = '{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Action\":\"*\",\"Resource\":\"*\"}]}'
 iam.put_user_policy(UserName='meter', PolicyName='all', PolicyDocument=allow)
 key = iam.create_access_key(UserName='meter')['AccessKey']
 s3 = boto3.client('s3', **{**aws, 'aws_access_key_id': key['AccessKeyId'], 'aws_secret_access_key': key['SecretAccessKey']})
@@ -54,15 +54,15 @@ for name in sorted(names, key=lambda n: n.endswith('.json')):
 
 /// moto on a free port, ended with the test. After three calls without credentials it demands valid
 /// signatures.
-struct Server {
+pub(crate) struct Server {
     process: Child,
     port: u16,
-    key: String,
-    secret: String,
+    pub(crate) key: String,
+    pub(crate) secret: String,
 }
 
 impl Server {
-    fn start(python: &Path, folder: &Path) -> Self {
+    pub(crate) fn start(python: &Path, folder: &Path) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut command = Command::new(python);
         command.args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()]);
@@ -89,7 +89,7 @@ impl Server {
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 }

@@ -86,7 +86,7 @@ const OPTIONAL: [&str; 45] = [
     "stripe.per_second",
 ];
 /// Secrets, which only a variable can hold.
-const SECRETS: [(&str, &str); 8] = [
+pub(crate) const SECRETS: [(&str, &str); 8] = [
     ("METER_DATABASE__TOKEN", "token"),
     ("METER_DATABASE__COPY_TOKEN", "token of a copy"),
     ("METER_NOTIFICATIONS__SECRET", "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"),
@@ -248,7 +248,7 @@ fn every_finding_is_an_alert_and_as_bad_as_it() {
 
 /// Why a command line of a document is none, if it is not: its first words are no command, no kind
 /// of job, or a flag is unknown.
-fn fault_of(line: &str) -> Option<String> {
+pub(crate) fn fault_of(line: &str) -> Option<String> {
     let mut command = meter::cli::command();
     command.build();
     let mut words = line.split_whitespace().map(|w| w.trim_matches(|c| "[](),;…".contains(c))).skip(1).peekable();
@@ -269,7 +269,7 @@ fn fault_of(line: &str) -> Option<String> {
 }
 
 /// The command lines that a text names: in backticks, and in blocks of a shell.
-fn commands(text: &str) -> Vec<String> {
+pub(crate) fn commands(text: &str) -> Vec<String> {
     let (mut found, mut prose, mut fence) = (vec![], String::new(), None);
     for line in text.lines() {
         match (line.trim_start().strip_prefix("```"), fence) {

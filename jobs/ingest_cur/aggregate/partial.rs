@@ -21,7 +21,7 @@ use books::units::calendar::Month;
 use books::usage::meter::Rules;
 
 /// Must be changed whenever the form changes, or what may be in it.
-pub(crate) const PARTIAL_SUMS_VERSION: u32 = 6;
+pub(crate) const PARTIAL_SUMS_VERSION: u32 = 7;
 /// Bytes of unpacked text; a longer text is refused.
 const LARGEST: u64 = 4 << 30;
 

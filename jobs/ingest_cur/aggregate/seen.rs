@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::names::DictionaryMap;
-use crate::ingest_cur::batch::{Batch, DAY_SECONDS, TagColumn};
+use crate::ingest_cur::batch::{Batch, DAY_SECONDS, Granularity, TagColumn};
 use books::usage::tag_key::TagName;
 
 /// Names that are kept; AWS allows 500 tags in a payer account. Of more, the first ones in the
@@ -45,6 +45,8 @@ pub struct Seen {
     pub(crate) similar_lines: u64,
     /// Counted lines of S3 without a customer and without a resource, where buckets are shared.
     pub(crate) without_resource: u64,
+    /// That of the shortest interval; none where the export has no intervals.
+    pub(crate) granularity: Option<Granularity>,
 }
 
 impl Seen {
@@ -54,7 +56,13 @@ impl Seen {
         self.unwatched.see(&other.unwatched.0);
         self.similar_lines += other.similar_lines;
         self.without_resource += other.without_resource;
+        self.granularity = shorter(self.granularity, other.granularity);
     }
+}
+
+/// The shorter one of two that may be missing.
+pub(super) fn shorter(one: Option<Granularity>, other: Option<Granularity>) -> Option<Granularity> {
+    one.into_iter().chain(other).min()
 }
 
 /// The tags of maps.

@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use jobs::context::ReportPlace;
 use jobs::source::{Listing, SourceError};
 
-use super::{Checks, source_remedy};
+use crate::cli::checks::{Checks, source_remedy};
 use crate::config::Config;
 use crate::format::ago;
 use crate::wiring;
