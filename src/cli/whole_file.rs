@@ -13,7 +13,7 @@ pub(super) fn write(file: &Path, text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// As [`write`], for a file that must not be there.
+/// As [`write()`], for a file that must not be there.
 pub(super) fn write_new(file: &Path, text: &str) -> anyhow::Result<()> {
     let half = written(file, text)?;
     half.persist_noclobber(file).with_context(|| fault(file))?;
