@@ -14,6 +14,7 @@ mod measure;
 mod operator;
 mod queue;
 mod raw;
+mod rules;
 mod secret;
 mod shared_buckets;
 mod stripe;
@@ -23,12 +24,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use books::limits::plan::TURN;
-use books::measured::accrual::Accrues;
 use books::units::quantity::Quantity;
-use books::usage::meter::{IgnoreRule, Meter, Pattern, Rules, RulesError, USAGE_LINE_TYPES};
 use jobs::context::Format;
 use jobs::context::{HoldPolicy, ReadLimits};
-use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
 pub use self::cost_meters::CostMeterConfig;
@@ -42,6 +40,7 @@ pub use self::queue::{QueueConfig, ScheduleConfig, cron};
 use self::raw::SecretKey;
 pub use self::raw::{ConfigError, DEFAULT_FILE};
 pub(crate) use self::raw::{Raw, Step, in_order};
+pub use self::rules::{IgnoreConfig, MeterConfig, RuleOrigin, RulesConfig};
 pub use self::secret::Secret;
 pub use self::shared_buckets::{ReportConfig, SharedBucketConfig};
 pub(crate) use self::stripe::KEY_VARIABLE;
@@ -79,11 +78,14 @@ pub struct Config {
     /// characters.
     pub watched_products: Vec<String>,
     pub exports: Vec<ExportConfig>,
+    /// How the meters and ignore rules of the file go together with the built-in ones.
+    pub rules: RulesConfig,
+    /// Those that hold: the built-in ones and those of the file.
     pub meters: Vec<MeterConfig>,
     /// What AWS charges, summed for each customer.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cost_meters: Vec<CostMeterConfig>,
-    /// Known lines of watched products that no meter needs.
+    /// Known lines of watched products that no meter needs: built in and of the file.
     pub ignore: Vec<IgnoreConfig>,
     /// When a version is put on hold.
     pub guard: GuardConfig,
@@ -151,40 +153,6 @@ impl FormatConfig {
     }
 }
 
-/// An entry of `[[meters]]`: a rule by which lines of the bill are counted.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MeterConfig {
-    /// Its name in the books.
-    pub name: String,
-    /// Unit of the booked quantity.
-    pub unit: String,
-    /// The name that people read; none = one that is made of its name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub display_name: Option<String>,
-    pub products: Vec<String>,
-    /// Usage types without region prefix.
-    pub usage_types: Vec<String>,
-    #[serde(default = "default_line_types")]
-    pub line_types: Vec<String>,
-    /// Booked quantity = billed amount × factor; text, so that it is exact.
-    #[serde(default = "default_factor")]
-    pub factor: Decimal,
-    /// What is counted when the web backend measures it; none = it is not measured, unless its
-    /// name is that of a built-in meter.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub accrues: Option<Accrues>,
-}
-
-/// Known lines that no meter needs.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct IgnoreConfig {
-    pub products: Vec<String>,
-    /// Usage types without region prefix.
-    pub usage_types: Vec<String>,
-}
-
 /// When a version is put on hold.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -234,62 +202,19 @@ fn default_payer() -> String {
     "default".into()
 }
 
-fn default_line_types() -> Vec<String> {
-    USAGE_LINE_TYPES.map(str::to_owned).into()
-}
-
-fn default_factor() -> Decimal {
-    Decimal::ONE
-}
-
-fn texts<const N: usize>(items: [&str; N]) -> Vec<String> {
-    items.map(str::to_owned).into()
-}
-
 impl Default for Config {
     fn default() -> Self {
-        let meter = |name: &str, unit: &str, products: Vec<String>, usage_types: Vec<String>| MeterConfig {
-            name: name.into(),
-            unit: unit.into(),
-            display_name: None,
-            products,
-            usage_types,
-            line_types: default_line_types(),
-            factor: default_factor(),
-            accrues: Accrues::built_in(name),
-        };
-        let s3 = || texts(["AmazonS3"]);
         Self {
             database: DatabaseConfig::default(),
             tag_key: None,
             tag_keys: vec![],
             lookback_months: 1,
-            watched_products: texts(["AmazonChime*", "AmazonS3"]),
+            watched_products: vec!["AmazonChime*".into(), "AmazonS3".into()],
             exports: vec![],
-            meters: vec![
-                // AWS does not publish the usage types; other lines of Chime are shown as
-                // unrecognised.
-                meter(
-                    "chime_minutes",
-                    "minutes",
-                    texts(["AmazonChime", "AmazonChimeServices"]),
-                    texts(["Meetings-AttendeeMinutes", "AttendeeMinutes"]),
-                ),
-                meter("storage_gb", "GB-months", s3(), texts(["TimedStorage-*ByteHrs"])),
-                meter("transfer_gb", "GB", s3(), texts(["DataTransfer-Out-Bytes"])),
-            ],
+            rules: RulesConfig::default(),
+            meters: rules::built_in_meters(),
             cost_meters: vec![],
-            ignore: vec![IgnoreConfig {
-                products: s3(),
-                usage_types: texts([
-                    "Requests-*",
-                    "DataTransfer-In-Bytes",
-                    "AWS-In-Bytes",
-                    "AWS-Out-Bytes",
-                    "Global-Bucket-Hrs-FreeTier",
-                    "StorageObjectCount",
-                ]),
-            }],
+            ignore: rules::built_in_ignore(),
             guard: GuardConfig::default(),
             read: ReadConfig::default(),
             enforce: EnforceConfig::default(),
@@ -343,6 +268,7 @@ impl Config {
         config.http.statement_key = Secret::new(links);
         config.operator.slack_url = Secret::new(slack);
         config.operator.webhook_url = Secret::new(webhook);
+        config.extend_built_in(&raw, &mut faults);
         config.check(&raw, &mut faults);
         if config.tag_keys.is_empty() {
             config.tag_key.get_or_insert_with(|| TAG_KEY.into());
@@ -405,14 +331,14 @@ impl Config {
         faults.extend(sections.into_iter().flatten().map(|(path, why)| raw.place(&path, &why)));
         for (i, meter) in self.meters.iter().enumerate().filter(|(_, m)| m.name == TURN) {
             let why = format!("`{}` is the counter of the web backend; a bill's meter needs another name", meter.name);
-            faults.push(raw.place(&[key("meters"), Step::Place(i), key("name")], &why));
+            faults.push(raw.place(&self.meter_path(i, "name"), &why));
         }
         if self.tag_key.is_some() && !self.tag_keys.is_empty() {
             let why =
                 "`tag_key` is set, too; write all keys into `tag_keys`, the first one first, and remove `tag_key`";
             faults.push(raw.place(&[key("tag_keys")], why));
         }
-        if let Err(found) = self.rules() {
+        if let Err(found) = self.rule_set() {
             faults.extend(found.into_iter().map(|(path, why)| raw.place(&path, &why)));
         }
         for (field, percent) in [
@@ -438,73 +364,10 @@ impl Config {
         }
     }
 
-    /// The rules by which lines are read.
-    ///
-    /// # Errors
-    /// Faults and where they are.
-    fn rules(&self) -> Result<Rules, Vec<(Vec<Step>, String)>> {
-        let mut faults = vec![];
-        let mut patterns = |texts: &[String], make: fn(&str) -> Result<Pattern, _>, path: &[Step]| {
-            let mut found = vec![];
-            for (i, text) in texts.iter().enumerate() {
-                match make(text) {
-                    Ok(pattern) => found.push(pattern),
-                    Err(why) => faults.push(([path, &[Step::Place(i)]].concat(), format!("{why}"))),
-                }
-            }
-            found
-        };
-        let path =
-            |list: &str, i: usize, field: &str| [Step::Key(list.into()), Step::Place(i), Step::Key(field.into())];
-        let meters = self.meters.iter().enumerate().map(|(i, m)| Meter {
-            name: m.name.clone(),
-            unit: m.unit.clone(),
-            products: patterns(&m.products, Pattern::product, &path("meters", i, "products")),
-            usage_types: patterns(&m.usage_types, Pattern::usage_type, &path("meters", i, "usage_types")),
-            line_types: m.line_types.iter().cloned().collect(),
-            factor: m.factor.normalize(),
-        });
-        let meters = meters.collect();
-        let ignore = self.ignore.iter().enumerate().map(|(i, r)| IgnoreRule {
-            products: patterns(&r.products, Pattern::product, &path("ignore", i, "products")),
-            usage_types: patterns(&r.usage_types, Pattern::usage_type, &path("ignore", i, "usage_types")),
-        });
-        let ignore = ignore.collect();
-        let watched = patterns(&self.watched_products, Pattern::product, &[Step::Key("watched_products".into())]);
-        let shared_buckets = self.shared_buckets.iter().map(|bucket| bucket.rule(self.measure.settle_hours)).collect();
-        let costs = self.cost_rules(&mut faults);
-        let rules = Rules { tag_keys: self.tag_keys(), meters, ignore, watched, shared_buckets, costs };
-        if let Err(found) = rules.check() {
-            let meters = Step::Key("meters".into());
-            faults.extend(found.into_iter().map(|why| {
-                let place = match &why {
-                    RulesError::TagKey(..) if self.tag_keys.is_empty() => vec![Step::Key("tag_key".into())],
-                    RulesError::TagKey(place, _) => vec![Step::Key("tag_keys".into()), Step::Place(*place)],
-                    RulesError::Cost(place, _) => vec![Step::Key("cost_meters".into()), Step::Place(*place)],
-                    RulesError::TagKeys(_) => vec![Step::Key("tag_keys".into())],
-                    _ => vec![meters.clone()],
-                };
-                (place, why.to_string())
-            }));
-        }
-        if faults.is_empty() { Ok(rules) } else { Err(faults) }
-    }
-
     /// The keys of the customer tag, in order.
     pub fn tag_keys(&self) -> Vec<String> {
         let one = || vec![self.tag_key.clone().unwrap_or_else(|| TAG_KEY.into())];
         if self.tag_keys.is_empty() { one() } else { self.tag_keys.clone() }
-    }
-
-    /// The rules of a configuration that was checked.
-    pub fn checked_rules(&self) -> anyhow::Result<Rules> {
-        self.rules().map_err(|faults| anyhow::anyhow!("{faults:?}"))
-    }
-
-    /// The unit of each meter, and of TURN credentials.
-    pub fn units(&self) -> BTreeMap<String, String> {
-        let units = self.meters.iter().map(|m| (m.name.clone(), m.unit.clone()));
-        units.chain([(TURN.to_owned(), "credentials".to_owned())]).collect()
     }
 
     /// When a version is put on hold.

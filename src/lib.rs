@@ -2,11 +2,12 @@
 //! books is in `jobs`.
 //!
 //! Each floor uses only those above it in this list, which is the reading order too: amounts and
-//! exit codes for people ([`format`], `exit`), `report_sentence`, `visible`, `wording`, `tls`, [`config`]
-//! (file and environment → checked values), [`queue`] (the tables of jobs), [`wiring`] (values →
-//! database, buckets, what jobs are given), [`health`] (what needs attention), [`metrics`],
-//! [`worker`] (one process), [`ui`] and [`http`] (what a worker serves), [`print`] (tables in a
-//! terminal), the demo, [`cli`] (one file for each command). `tests/it/house.rs` checks it.
+//! exit codes for people ([`format`], `exit`), `report_sentence`, `visible`, `wording`, `tls`,
+//! [`config`] (file and environment → checked values), `price_list` (AWS's), [`queue`] (the tables
+//! of jobs), [`wiring`] (values → database, buckets, what jobs are given), [`health`] (what needs
+//! attention), [`metrics`], [`worker`] (one process), [`ui`] and [`http`] (what a worker serves),
+//! [`print`] (tables in a terminal), the demo, [`cli`] (one file for each command).
+//! `tests/it/house.rs` checks it.
 
 mod exit;
 mod format;
@@ -17,6 +18,7 @@ mod wording;
 
 pub mod config;
 pub mod plan_file;
+mod price_list;
 pub mod queue;
 pub mod wiring;
 

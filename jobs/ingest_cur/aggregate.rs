@@ -13,6 +13,8 @@
 //! Aggregators of parts of a bill can be merged, in any order, with the same result.
 
 mod costs;
+mod describe;
+mod described;
 mod fault;
 mod finish;
 mod limits;
@@ -31,6 +33,8 @@ mod totals;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use described::Described;
+pub use described::{DESCRIPTION_COLUMNS, KindDescription, KindKey};
 use fault::Faults;
 pub use fault::{FaultKind, FaultyLines, LineFault, Origin};
 pub use limits::UsageTooLarge;
@@ -126,6 +130,8 @@ pub struct UsageAggregator {
     waiting: Vec<WaitingLine>,
     /// Of a reading that shows the lines of a customer.
     listing: Option<Listing>,
+    /// Of a reading that shows what unclaimed lines say of themselves.
+    described: Option<Described>,
     /// What the meters sum when they are cost meters; none in an aggregator of usage.
     money: Option<Money>,
     /// Sums the costs of the same rows.
@@ -167,6 +173,7 @@ impl UsageAggregator {
             faults: Faults::default(),
             waiting: vec![],
             listing: None,
+            described: None,
             money: None,
             costs,
         }
@@ -215,7 +222,12 @@ impl UsageAggregator {
                     Counted::Waits => continue,
                 },
                 // a line that no meter counts may have no amount
-                _ => line.amount.as_ref().is_err_and(|e| *e != QuantityError::Missing).then_some(Mark::NoAmount),
+                claim => {
+                    if claim == LineClaim::Unrecognised {
+                        self.describe(batch, row, line_group);
+                    }
+                    line.amount.as_ref().is_err_and(|e| *e != QuantityError::Missing).then_some(Mark::NoAmount)
+                }
             };
             if let Some(mark) = left_out {
                 let line_type = self.marked(line_type, mark);
@@ -445,6 +457,9 @@ impl UsageAggregator {
         self.seen.merge(&other.seen);
         self.faults.merge(&other.faults);
         if let (Some(own), Some(theirs)) = (&mut self.listing, &other.listing) {
+            own.merge(theirs);
+        }
+        if let (Some(own), Some(theirs)) = (&mut self.described, &other.described) {
             own.merge(theirs);
         }
         self.merge_costs(other);

@@ -453,6 +453,10 @@ pub struct Batch<'a> {
     pub interval: Option<TextColumn<'a>>,
     /// `bill_billing_period_start_date`, where the export has it.
     pub period: Option<Days<'a>>,
+    /// What describes a line: those of [`BillColumns::descriptions`] that the export has.
+    ///
+    /// [`BillColumns::descriptions`]: super::parquet_file::BillColumns::descriptions
+    pub descriptions: Vec<Option<TextColumn<'a>>>,
 }
 
 #[cfg(test)]

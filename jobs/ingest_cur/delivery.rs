@@ -6,12 +6,13 @@ use anyhow::anyhow;
 use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 
-use super::aggregate::Totals;
+use super::aggregate::{Totals, UsageAggregator};
 use super::delivery_time::is_future;
 use super::export::Manifest;
-use super::read::{FileStats, read_files};
+use super::read::{FileStats, ReadExtent, read_extent, read_files};
 use super::report::IngestOutcome;
 use crate::context::{Context, Export, ReadSettings};
+use crate::data_files::read_error::ReadError;
 use crate::job::Failure;
 use crate::source::{Object, Source, SourceError};
 use books::units::calendar::Month;
@@ -136,6 +137,22 @@ pub(super) async fn read_version(
     read_objects(source, manifest, &objects, read_settings, month).await
 }
 
+/// Reads a version whole, and describes the lines that no rule claims. A column that describes and
+/// cannot be read is no fault: the version is then read without them, as `ingest_cur` reads it.
+pub(super) async fn describe_version(
+    source: &Arc<dyn Source>,
+    manifest: &Manifest,
+    read_settings: &ReadSettings,
+    month: Month,
+) -> Result<Reading, Failure> {
+    let objects = snapshot(source.as_ref(), manifest).await?;
+    let read = match read_extent(source, &objects, read_settings, month, ReadExtent::Descriptions).await {
+        Err(ReadError::Broken { .. }) => read_files(source, &objects, read_settings, month).await,
+        read => read,
+    };
+    finish(source.as_ref(), manifest, &objects, read).await
+}
+
 /// As [`read_version`], when the files have been looked up already.
 pub(super) async fn read_objects(
     source: &Arc<dyn Source>,
@@ -145,8 +162,17 @@ pub(super) async fn read_objects(
     month: Month,
 ) -> Result<Reading, Failure> {
     let read = read_files(source, objects, read_settings, month).await;
+    finish(source.as_ref(), manifest, objects, read).await
+}
+
+async fn finish(
+    source: &dyn Source,
+    manifest: &Manifest,
+    objects: &[Object],
+    read: Result<(UsageAggregator, FileStats), ReadError>,
+) -> Result<Reading, Failure> {
     // a change explains every other error, and the next run reads the new state whole
-    verify_unchanged(source.as_ref(), manifest, objects).await.map_err(Failure::Retry)?;
+    verify_unchanged(source, manifest, objects).await.map_err(Failure::Retry)?;
     let (aggregator, files) = read?;
     let totals = aggregator.finish().map_err(|e| Failure::GiveUp(e.into()))?;
     Ok(Reading { totals, files })

@@ -1,7 +1,9 @@
 //! Reading a bill without booking it: which kinds of lines does it have?
 
-use super::aggregate::{FaultyLines, Totals};
-use super::delivery::read_version;
+use std::collections::BTreeMap;
+
+use super::aggregate::{FaultyLines, KindDescription, KindKey, Totals};
+use super::delivery::describe_version;
 use super::export::{self, Manifest};
 use super::notes;
 use crate::context::{Export, ReadSettings};
@@ -16,6 +18,8 @@ pub struct DiscoveredBill {
     pub lines: Vec<LineKind>,
     /// Lines that a meter counts and that cannot be booked as they are.
     pub faults: Vec<FaultyLines>,
+    /// What lines that no rule claims say of themselves.
+    pub described: BTreeMap<KindKey, KindDescription>,
     /// Why there are no lines, when the bill has rows.
     pub nothing_watched: Option<String>,
 }
@@ -28,8 +32,8 @@ pub async fn discover(
 ) -> Result<Option<DiscoveredBill>, Failure> {
     let root = export::find(export.source.as_ref(), &export.prefix, export.format).await?;
     let Some(manifest) = export::newest(export.source.as_ref(), &root, month, None).await? else { return Ok(None) };
-    let read = read_version(&export.source, &manifest, read_settings, month).await?;
+    let read = describe_version(&export.source, &manifest, read_settings, month).await?;
     let nothing_watched = notes::nothing_watched(&read.totals, read.files.rows());
-    let Totals { lines, faults, .. } = read.totals;
-    Ok(Some(DiscoveredBill { manifest, lines, faults, nothing_watched }))
+    let Totals { lines, faults, described, .. } = read.totals;
+    Ok(Some(DiscoveredBill { manifest, lines, faults, described, nothing_watched }))
 }

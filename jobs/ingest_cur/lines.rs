@@ -15,7 +15,7 @@ pub use super::aggregate::WantedLines;
 use super::aggregate::{LineSum, ListedLine};
 use super::delivery::head_all;
 use super::export;
-use super::read::read_listing;
+use super::read::{ReadExtent, read_extent};
 use crate::context::{Context, Export};
 use crate::job::Failure;
 use crate::source::{Object, SourceError};
@@ -93,9 +93,9 @@ pub async fn lines(context: &Context, version: &BookedVersion, wanted: WantedLin
                 .to_owned(),
         );
     }
-    let wanted = Arc::new(wanted);
     let (source, month) = (&export.source, version.bill.month);
-    let (mut whole, stats) = read_listing(source, &objects, settings, month, Some(Arc::clone(&wanted))).await?;
+    let (mut whole, stats) =
+        read_extent(source, &objects, settings, month, ReadExtent::Lines(Arc::new(wanted))).await?;
     let row_groups_read = stats.files.iter().map(|file| file.row_groups).sum();
     let mut found = FoundLines {
         files: objects.len(),

@@ -11,7 +11,7 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef};
 
-use super::aggregate::{Origin, UsageAggregator, WantedLines};
+use super::aggregate::{DESCRIPTION_COLUMNS, Origin, UsageAggregator, WantedLines};
 use super::batch::{Amounts, Batch, Days, Tag, TagColumn, TextColumn};
 use super::export::{FOCUS, FOCUS_COLUMN};
 use super::row_groups;
@@ -34,12 +34,19 @@ pub struct BillColumns {
     pub keys: TagKeys,
     /// What cost meters sum.
     pub costs: Vec<CostColumn>,
+    /// What describes a line; empty where lines are only summed.
+    pub descriptions: &'static [&'static str],
 }
 
 impl BillColumns {
     /// Those that the rules need.
     pub fn of(rules: &Rules) -> Self {
-        Self { keys: TagKeys::new(&rules.tag_keys), costs: rules.cost_columns() }
+        Self { keys: TagKeys::new(&rules.tag_keys), costs: rules.cost_columns(), descriptions: &[] }
+    }
+
+    /// Those that the rules need, and those that describe a line.
+    pub fn with_descriptions(rules: &Rules) -> Self {
+        Self { descriptions: &DESCRIPTION_COLUMNS, ..Self::of(rules) }
     }
 }
 
@@ -67,6 +74,8 @@ pub struct Wanted {
     pub(super) tag_columns: Vec<String>,
     /// In Parquet, read for the lines only that need it.
     resource: Option<usize>,
+    /// Read only where lines are described.
+    descriptions: Vec<Option<usize>>,
 }
 
 /// True for the canonical name of a column with all tags of a line.
@@ -80,7 +89,7 @@ impl Wanted {
     /// # Errors
     /// The names of required columns that are missing.
     pub fn find<'a>(names: impl Iterator<Item = &'a str>, columns: &BillColumns) -> Result<Self, Vec<&'static str>> {
-        let BillColumns { keys, costs } = columns;
+        let BillColumns { keys, costs, descriptions } = columns;
         let names: Vec<(String, &str)> = names.map(|n| (canonical_name(n), n)).collect();
         let find = |name: &str| names.iter().position(|(n, _)| n == name);
         let mut missing = vec![];
@@ -111,6 +120,7 @@ impl Wanted {
             similar: (0..names.len()).filter(|i| keys.is_similar_column(names[*i].1)).collect(),
             tag_columns,
             resource: find(RESOURCE),
+            descriptions: descriptions.iter().map(|name| find(name)).collect(),
         };
         if missing.is_empty() { Ok(wanted) } else { Err(missing) }
     }
@@ -128,6 +138,7 @@ impl Wanted {
         places.extend(&self.costs);
         places.extend(&self.tags);
         places.extend(&self.similar);
+        places.extend(self.descriptions.iter().flatten());
         places.sort_unstable();
         places.dedup();
         places
@@ -177,6 +188,12 @@ impl Wanted {
             end: self.end.and_then(|place| Days::from_array(array(place).1)),
             interval: self.interval.and_then(|place| TextColumn::from_array(array(place).1)),
             period: self.period.map(days).transpose()?,
+            // they decide nothing, so one of another type is no fault
+            descriptions: self
+                .descriptions
+                .iter()
+                .map(|place| place.and_then(|place| TextColumn::from_array(array(place).1)))
+                .collect(),
         })
     }
 }

@@ -81,6 +81,16 @@ struct Found {
     bytes: u64,
 }
 
+/// What is read beside the sums.
+pub(super) enum ReadExtent {
+    Sums,
+    /// These lines are listed. Only the row groups are read that can have one; the sums are then
+    /// not those of the bill.
+    Lines(Arc<WantedLines>),
+    /// Unclaimed lines are described.
+    Descriptions,
+}
+
 struct Shared {
     source: Arc<dyn Source>,
     objects: Vec<Object>,
@@ -90,8 +100,7 @@ struct Shared {
     pool: Mutex<Vec<UsageAggregator>>,
     budget: Budget,
     largest_group: u64,
-    /// The lines that are listed; none where all are only summed.
-    wanted: Option<Arc<WantedLines>>,
+    extent: ReadExtent,
 }
 
 impl Shared {
@@ -102,9 +111,10 @@ impl Shared {
 
     fn aggregator(&self) -> UsageAggregator {
         let new = UsageAggregator::new(Arc::clone(&self.rules), self.month);
-        match &self.wanted {
-            Some(wanted) => new.listing(Arc::clone(wanted)),
-            None => new,
+        match &self.extent {
+            ReadExtent::Sums => new,
+            ReadExtent::Lines(wanted) => new.listing(Arc::clone(wanted)),
+            ReadExtent::Descriptions => new.describing(),
         }
     }
 
@@ -142,9 +152,9 @@ impl Shared {
         let (source, columns) = (Arc::clone(&self.source), self.columns.clone());
         let opened = ParquetFile::open(source, object, &footer, columns, self.largest_group)?;
         let Some(parquet) = opened.map(Arc::new) else { return Ok(vec![ReadUnit::Skipped { groups: 0 }]) };
-        let groups = match &self.wanted {
-            Some(wanted) => parquet.groups_with(&footer, wanted)?,
-            None => (0..parquet.row_groups()).collect(),
+        let groups = match &self.extent {
+            ReadExtent::Lines(wanted) => parquet.groups_with(&footer, wanted)?,
+            ReadExtent::Sums | ReadExtent::Descriptions => (0..parquet.row_groups()).collect(),
         };
         let skipped = u64::try_from(parquet.row_groups() - groups.len()).unwrap_or(0);
         let unit = |group| ReadUnit::Group { file, parquet: Arc::clone(&parquet), group, footer: Arc::clone(&permit) };
@@ -233,29 +243,31 @@ pub(super) async fn read_files(
     read_settings: &ReadSettings,
     month: Month,
 ) -> Result<(UsageAggregator, FileStats), ReadError> {
-    read_listing(source, objects, read_settings, month, None).await
+    read_extent(source, objects, read_settings, month, ReadExtent::Sums).await
 }
 
-/// Reads the files of a version, and lists the wanted lines. With these, only the row groups are
-/// read that can have one; the sums of all others are then not those of the bill.
-pub(super) async fn read_listing(
+/// Reads the files of a version, and what is wanted beside the sums.
+pub(super) async fn read_extent(
     source: &Arc<dyn Source>,
     objects: &[Object],
     read_settings: &ReadSettings,
     month: Month,
-    wanted: Option<Arc<WantedLines>>,
+    extent: ReadExtent,
 ) -> Result<(UsageAggregator, FileStats), ReadError> {
     let ReadSettings { rules, limits, progress, .. } = read_settings;
     let shared = Arc::new(Shared {
         source: Arc::clone(source),
         objects: objects.to_vec(),
-        columns: BillColumns::of(rules),
+        columns: match extent {
+            ReadExtent::Descriptions => BillColumns::with_descriptions(rules),
+            ReadExtent::Sums | ReadExtent::Lines(_) => BillColumns::of(rules),
+        },
         rules: Arc::clone(rules),
         month,
         pool: Mutex::default(),
         budget: Budget::new(limits),
         largest_group: limits.largest_group(),
-        wanted,
+        extent,
     });
     progress.start(objects.iter().map(|o| o.size).sum());
     let file = |o: &Object| BillFile {
@@ -291,9 +303,9 @@ pub(super) async fn read_listing(
         let broken = |why| ReadError::Broken { file: "all files together".into(), place: String::new(), why };
         whole.too_much().map_or(Ok(()), |why| Err(broken(why)))?;
     }
-    match &shared.wanted {
-        Some(_) => name_listed(&mut whole, &shared).await?,
-        None => name_resources(&mut whole, &shared).await?,
+    match &shared.extent {
+        ReadExtent::Lines(_) => name_listed(&mut whole, &shared).await?,
+        ReadExtent::Sums | ReadExtent::Descriptions => name_resources(&mut whole, &shared).await?,
     }
     Ok((whole, facts))
 }

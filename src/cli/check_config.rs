@@ -4,7 +4,7 @@ use clap::Subcommand;
 use jiff::Timestamp;
 use jobs::stripe::check::check_unbilled;
 
-use crate::config::{Config, ConfigError, Secret};
+use crate::config::{Config, ConfigError, RuleOrigin, Secret};
 use crate::exit::Exit;
 use crate::print;
 use crate::wiring::{self, Open};
@@ -28,6 +28,9 @@ pub(crate) async fn run(action: Action, config: Result<Config, ConfigError>, now
                 shared => format!(", {shared} shared bucket(s)"),
             };
             print::out(&format!("the configuration is sound: {exports} export(s), {meters} meter(s){shared}"));
+            for note in config.rule_notes() {
+                print::out(&format!("note: {note}"));
+            }
             if exports == 0 {
                 print::out("note: no export is configured, so there is nothing to ingest");
             }
@@ -54,10 +57,33 @@ pub(crate) async fn run(action: Action, config: Result<Config, ConfigError>, now
             print::out(&format!("# operator.slack_url = {:?} (METER_OPERATOR__SLACK_URL)", config.operator.slack_url));
             let url = &config.operator.webhook_url;
             print::out(&format!("# operator.webhook_url = {url:?} (METER_OPERATOR__WEBHOOK_URL)"));
-            print::lines(toml::to_string_pretty(&config)?.trim_end());
+            print::lines(with_origins(&toml::to_string_pretty(&config)?, &config).trim_end());
         }
     }
     Ok(Exit::Ok)
+}
+
+/// The configuration as TOML, with the origin of each meter and ignore rule above it.
+fn with_origins(toml: &str, config: &Config) -> String {
+    let (mut meters, mut ignored) = (0.., 0..);
+    let mut out = String::new();
+    for line in toml.lines() {
+        let origin = match line {
+            "[[meters]]" => meters.next().map(|place| config.meter_origin(place)),
+            "[[ignore]]" => ignored.next().map(|place| config.ignore_origin(place)),
+            _ => None,
+        };
+        if let Some(origin) = origin {
+            out += match origin {
+                RuleOrigin::BuiltIn => "# built in\n",
+                RuleOrigin::Added(_) => "# from the file\n",
+                RuleOrigin::InPlace(_) => "# from the file, in place of the built-in meter of this name\n",
+            };
+        }
+        out += line;
+        out += "\n";
+    }
+    out
 }
 
 /// Who receives messages to the operator.

@@ -1,5 +1,14 @@
-//! `meter discover`: the kinds of lines of a bill. AWS does not publish Chime's usage types; this
-//! command finds them.
+//! `meter discover`: the kinds of lines of a bill, and rules for those that nothing claims. AWS's
+//! documents do not name Chime's usage types; this command finds them, in the bill or in AWS's
+//! price list.
+
+mod attendees;
+mod offers;
+mod paste;
+mod unclaimed;
+mod usage_types;
+
+use std::path::PathBuf;
 
 use books::units::calendar::Month;
 use books::usage::bill::ClaimKind;
@@ -9,9 +18,12 @@ use jobs::ingest_cur::DiscoveredBill;
 use jobs::ingest_cur::aggregate::FaultyLines;
 use serde::Serialize;
 
+use self::unclaimed::{UnclaimedLines, unclaimed};
 use super::{progress, select};
 use crate::config::Config;
 use crate::exit::Exit;
+use crate::price_list::AWS_ADDRESS;
+use crate::print::OutputFormat;
 use crate::{print, wiring};
 
 #[derive(Debug, ClapArgs)]
@@ -22,6 +34,16 @@ pub(crate) struct Args {
     /// Only this export
     #[arg(long, value_name = "NAME")]
     export: Option<String>,
+    /// Read AWS's public price list of Amazon Chime instead of a bill: usage types, units and
+    /// prices, and the meter of attendee minutes that follows from them. SOURCE is a folder with
+    /// CODE/current/index.json or CODE.json for each offer, or the address of a server in place of
+    /// AWS's own
+    #[arg(long, value_name = "SOURCE", num_args = 0..=1, default_missing_value = AWS_ADDRESS)]
+    #[arg(conflicts_with_all = ["month", "export"])]
+    price_list: Option<String>,
+    /// Write the meter that the price list proposes into this new file instead of printing it
+    #[arg(long, value_name = "FILE", requires = "price_list")]
+    write: Option<PathBuf>,
     /// Print as JSON
     #[arg(long)]
     json: bool,
@@ -33,6 +55,8 @@ struct Found {
     month: Month,
     version: String,
     lines: Vec<books::usage::bill::LineKind>,
+    /// Lines that no rule claims, as a rule would claim them.
+    unclaimed: Vec<UnclaimedLines>,
     /// Lines that put the version on hold.
     faults: Vec<FaultyLines>,
     /// Why there are no lines, when the bill has rows.
@@ -41,6 +65,9 @@ struct Found {
 }
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
+    if let Some(source) = &args.price_list {
+        return offers::run(source, args.write.as_deref(), OutputFormat::of(args.json), config).await;
+    }
     let month = args.month.unwrap_or_else(|| Month::of(now));
     let names = select::exports(config, args.export.as_deref())?;
     let exports = wiring::exports(config).await?;
@@ -52,9 +79,9 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         let read = progress::reading(&format!("{name} {month}"), &read_settings.progress, reading).await;
         match read.map_err(|f| anyhow::anyhow!("{name} {month}: {:#}", f.error()))? {
             Some(bill) => {
-                let DiscoveredBill { manifest, lines, faults, nothing_watched } = bill;
-                let version = manifest.version;
-                found.push(Found { export: name, month, version, lines, faults, nothing_watched });
+                let DiscoveredBill { manifest, lines, faults, described, nothing_watched } = bill;
+                let (version, unclaimed) = (manifest.version, unclaimed(&lines, &described));
+                found.push(Found { export: name, month, version, lines, unclaimed, faults, nothing_watched });
             }
             None if !args.json => print::out(&format!("{name} {month}: AWS has delivered no bill yet")),
             None => {}
@@ -90,9 +117,17 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
                 claim,
             ]
         });
-        let titles = ["product", "usage type", "line type", "unit", ">lines", ">amount", ">tagged", "meter"];
+        let titles = ["1product", "usage type", "2line type", "unit", ">lines", ">amount", "3>tagged", "meter"];
         print::table(&titles, rows.collect());
         f.faults.iter().for_each(|fault| print::out(&format!("faulty: {fault}")));
+    }
+    let all = unclaimed::together(found.into_iter().map(|f| f.unclaimed));
+    if let Some(toml) = paste::rules(config, &all) {
+        let kinds = print::several(all.len(), "kind");
+        print::out("");
+        print::out(&format!("no rule claims {kinds} of line. To paste into your configuration file:"));
+        print::out("");
+        print::lines(toml.trim_end());
     }
     Ok(Exit::Ok)
 }

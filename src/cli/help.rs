@@ -87,7 +87,13 @@ pub const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     ("versions", &[("the versions of October", "meter versions --month 2026-10")]),
-    ("discover", &[("every kind of line of the newest bill", "meter discover")]),
+    (
+        "discover",
+        &[
+            ("every kind of line of the newest bill", "meter discover"),
+            ("the meters of Chime, by AWS's price list", "meter discover --price-list"),
+        ],
+    ),
     ("customer list", &[("customers of one plan", "meter customer list --plan pro")]),
     ("customer search", &[("by a part of id, name or Stripe id", "meter customer search acme")]),
     ("customer show", &[("everything about one customer", "meter customer show ann")]),

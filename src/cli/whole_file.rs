@@ -1,23 +1,41 @@
 //! Writing a file that a person named, whole or not at all.
 
+use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::Context as _;
+use tempfile::NamedTempFile;
 
 use crate::exit::BadUsage;
 
 /// Writes a file by renaming, so that it is never half written.
 pub(super) fn write(file: &Path, text: &str) -> anyhow::Result<()> {
+    let half = written(file, text)?;
+    half.persist(file).with_context(|| fault(file))?;
+    Ok(())
+}
+
+/// As [`write()`], for a file that must not be there.
+pub(super) fn write_new(file: &Path, text: &str) -> anyhow::Result<()> {
+    let half = written(file, text)?;
+    half.persist_noclobber(file).with_context(|| fault(file))?;
+    Ok(())
+}
+
+fn fault(file: &Path) -> String {
+    format!("{} cannot be written", file.display())
+}
+
+/// A file beside it that has the text.
+fn written(file: &Path, text: &str) -> anyhow::Result<NamedTempFile> {
     let folder = match file.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let fault = || format!("{} cannot be written", file.display());
     if !folder.is_dir() {
-        return Err(BadUsage(format!("{}: there is no folder {}", fault(), folder.display())).into());
+        return Err(BadUsage(format!("{}: there is no folder {}", fault(file), folder.display())).into());
     }
-    let mut half = tempfile::NamedTempFile::new_in(folder).with_context(fault)?;
-    std::io::Write::write_all(&mut half, text.as_bytes()).with_context(fault)?;
-    half.persist(file).with_context(fault)?;
-    Ok(())
+    let mut half = NamedTempFile::new_in(folder).with_context(|| fault(file))?;
+    half.write_all(text.as_bytes()).with_context(|| fault(file))?;
+    Ok(half)
 }

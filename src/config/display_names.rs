@@ -39,8 +39,11 @@ impl Config {
             name.trim().is_empty() || name.chars().count() > LONGEST || name.chars().any(char::is_control)
         };
         let wrong = self.meters.iter().enumerate().filter(|(_, m)| m.display_name.as_ref().is_some_and(is_wrong));
-        let path = |at| vec![Step::Key("meters".into()), Step::Place(at), Step::Key("display_name".into())];
-        wrong.map(|(at, _)| (path(at), format!("it has 1 to {LONGEST} characters, in one line"))).collect()
+        wrong
+            .map(|(at, _)| {
+                (self.meter_path(at, "display_name"), format!("it has 1 to {LONGEST} characters, in one line"))
+            })
+            .collect()
     }
 }
 

@@ -202,6 +202,11 @@ impl Raw {
         }
     }
 
+    /// How many entries a list has in the file; none without such a list.
+    pub(super) fn entries(&self, list: &str) -> Option<usize> {
+        self.table.get(list).map(|value| value.as_array().map_or(1, Vec::len))
+    }
+
     /// A fault of the extracted configuration, with the place of its value.
     pub(super) fn place(&self, path: &[Step], why: &str) -> String {
         self.fault(&self.taken.original(path), why)

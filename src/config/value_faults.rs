@@ -6,7 +6,7 @@ impl Config {
     /// Why a text is no key of the customer tag.
     pub(crate) fn tag_key_fault(key: &str) -> Option<String> {
         let config = Self { tag_key: Some(key.to_owned()), ..Self::default() };
-        let faults = config.rules().err()?;
+        let faults = config.rule_set().err()?;
         Some(faults.into_iter().map(|(_, why)| why).collect::<Vec<_>>().join("; "))
     }
 

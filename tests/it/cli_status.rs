@@ -247,7 +247,8 @@ fn the_systemd_unit_is_sound() {
 fn a_bill_of_products_that_nobody_watches_is_no_good_news() {
     let place = Workspace::with(
         "watched_products = [\"Nothing\"]\n[[exports]]\nname = \"main\"\nlocation = \"bucket\"\n\
-         [[meters]]\nname = \"m\"\nunit = \"units\"\nproducts = [\"Nothing\"]\nusage_types = [\"x\"]\n",
+         [[meters]]\nname = \"m\"\nunit = \"units\"\nproducts = [\"Nothing\"]\nusage_types = [\"x\"]\n\
+         [rules]\nreplace_builtin = true\n",
     );
     let month = books::units::calendar::Month::of(jiff::Timestamp::now());
     place.run(&format!("demo generate bucket --month {month} --rows 300 --customers 3")).ends(0);

@@ -18,6 +18,7 @@ const SRC: &[&str] = &[
     "visible",
     "tls",
     "config",
+    "price_list",
     "queue",
     "wiring",
     "plan_file",

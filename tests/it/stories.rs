@@ -253,6 +253,20 @@ fn two_meters_that_claim_one_line_are_a_fault() {
         .run("config check")
         .ends(2)
         .says(&["meters `all` and `cold` both claim usage type `TimedStorage-GlacierByteHrs` of product `AmazonS3`"]);
+    let place = Workspace::with(&meter("stored", "TimedStorage-ByteHrs"));
+    place.run("config check").ends(2).says(&[
+        "meter.toml:1: meters[0]: meters `stored` and `storage_gb` both claim usage type `TimedStorage-ByteHrs` of product",
+        "`storage_gb` is built in: to change it, name this meter `storage_gb`",
+        "set rules.replace_builtin = true",
+    ]);
+    // what the message says mends it
+    for text in [
+        meter("storage_gb", "TimedStorage-ByteHrs"),
+        meter("stored", "TimedStorage-ByteHrs") + &meter("storage_gb", "TimedStorage-*-ByteHrs"),
+        meter("stored", "TimedStorage-ByteHrs") + "[rules]\nreplace_builtin = true\n",
+    ] {
+        Workspace::with(&text).run("config check").ends(0);
+    }
     let place = Workspace::with(&format!("{}{}", meter("a", "X*"), meter("a", "Y")));
     place.run("config check").ends(2).says(&["two meters named `a`"]);
     let same = "[[exports]]\nname = \"a\"\nlocation = \"x\"\n[[exports]]\nname = \"b\"\nlocation = \"y\"\n";

@@ -36,6 +36,7 @@ impl UsageAggregator {
             seen: self.seen.clone(),
             unknown_line_types: self.unknown_line_types(),
             faults: self.faults.of(&self.rules),
+            described: self.described.take().map(|described| described.0).unwrap_or_default(),
             ..Totals::default()
         };
         let mut summed = self.summed(&mut totals)?;

@@ -1,7 +1,10 @@
 //! What a bill adds up to.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
+use super::described::{KindDescription, KindKey};
 use super::fault::FaultyLines;
 use super::seen::Seen;
 use books::shared_bucket::shares::BilledDay;
@@ -38,6 +41,8 @@ pub struct Totals {
     pub unknown_line_types: Vec<UnknownLineType>,
     /// Lines that a meter counts and that cannot be booked as they are.
     pub faults: Vec<FaultyLines>,
+    /// What lines that no rule claims say of themselves; empty where only sums are read.
+    pub described: BTreeMap<KindKey, KindDescription>,
 }
 
 /// A line type of which it is unknown whether it carries usage, on lines that a meter claims.
