@@ -119,8 +119,8 @@ pub struct Cli {
 enum Command {
     /// Write a first configuration, or what AWS needs
     ///
-    /// Finds the export, tries every access, and writes meter.toml and a template of .env; or prints
-    /// what the AWS account needs.
+    /// Finds the export, tries every access, and writes meter.toml and a template of .env; or
+    /// prints what the AWS account needs.
     Init(Box<init::Args>),
     /// Read the newest bills and book what they change
     Ingest(ingest::Args),
@@ -168,8 +168,8 @@ enum Command {
     Versions(versions::Args),
     /// List every kind of line of the newest bill, by meter
     ///
-    /// The bill is read with the configured rules, and only the watched products are listed. Nothing
-    /// is booked.
+    /// The bill is read with the configured rules, and only the watched products are listed.
+    /// Nothing is booked.
     Discover(discover::Args),
     /// List, show, add, change or import customers
     #[command(subcommand)]

@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context as _;
 use clap_complete::Shell;
 
 use super::help;
-use crate::exit::Exit;
+use crate::exit::{BadUsage, Exit};
 use crate::print;
+use crate::wording;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct CompletionsArgs {
@@ -34,9 +34,9 @@ pub(crate) fn man(args: &ManArgs) -> anyhow::Result<Exit> {
         print::lines(String::from_utf8(page)?.trim_end());
         return Ok(Exit::Ok);
     };
-    let named = || format!("{} cannot be written", folder.display());
-    std::fs::create_dir_all(folder).with_context(named)?;
-    clap_mangen::generate_to(help::command(), folder).with_context(named)?;
+    let bad = |e: std::io::Error| BadUsage(format!("{} cannot be written: {}", folder.display(), wording::of_io(&e)));
+    std::fs::create_dir_all(folder).map_err(bad)?;
+    clap_mangen::generate_to(help::command(), folder).map_err(bad)?;
     print::out(&format!(
         "the pages are in {}; `man -l {}` shows the first",
         folder.display(),

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::bail;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
@@ -54,7 +53,8 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     known_customer::require(&books, &args.customer).await?;
     let settings = StatementSettings::new(config, wiring::billing(&config.stripe)?);
     if settings.billing.meters.is_empty() {
-        bail!("nothing is billed: stripe.meters names no meter");
+        let why = "nothing is billed: stripe.meters names no meter (docs/stripe-setup.md)";
+        return Err(BadUsage(why.into()).into());
     }
     let Some(found) = statement(&books, &settings, &args.customer, starts, now).await? else {
         let which = args.period.map_or(String::new(), |_| " then".to_owned());

@@ -100,6 +100,9 @@ pub(super) fn run(args: &Generate, config: &Config, now: Timestamp) -> anyhow::R
         Some(name) => Some(share_bucket(&mut spec, name)?),
         None => None,
     };
+    if args.folder.is_file() {
+        return Err(BadUsage(format!("{} is a file; name a folder", args.folder.display())).into());
+    }
     let export = fake_aws::write(&args.folder, &spec)?;
     print::out(&format!(
         "{} lines in {} files; manifest {}",

@@ -175,8 +175,8 @@ fn narrowest(column: &Column) -> usize {
     PROSE.max(longest.unwrap_or_default()).max(column.title.width())
 }
 
-/// Makes columns fit: ids are shortened, prose wraps, then columns are left out. False when all that
-/// does not do.
+/// Makes columns fit: ids are shortened, prose wraps, then columns are left out. False when all
+/// that does not do.
 fn narrow(columns: &mut Vec<Column>, room: usize, left_out: &mut Vec<String>) -> bool {
     if total(columns) <= room {
         return true;

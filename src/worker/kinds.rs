@@ -74,7 +74,8 @@ fn read<J: Job>(payload: &str) -> Result<J, String> {
     let mut json = serde_json::Deserializer::from_str(payload);
     serde_path_to_error::deserialize(&mut json).map_err(|e| {
         let (path, why) = (e.path().to_string(), e.inner().to_string());
-        let why = if e.inner().is_data() { wording::of_serde(&why) } else { format!("it is no JSON: {why}") };
+        let plain = wording::of_serde(&why);
+        let why = if e.inner().is_data() { plain } else { format!("it is no JSON: {plain}") };
         if matches!(path.as_str(), "." | "?") { why } else { format!("`{path}`: {why}") }
     })
 }

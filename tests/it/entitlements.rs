@@ -104,7 +104,7 @@ fn wrong_input_is_refused_with_what_where_and_why() {
         ),
         (PRO.replace("\"2\"", "\"2\", report = \"total\""), "it cannot be reported, because the web backend counts"),
         (PRO.replace("\"pro\"", "\" pro\""), "plan ` pro`: that is no name: it has 1 to 64 characters"),
-        (PRO.replace("EUR", "EURO"), "plans.toml:3: `EURO` is no currency"),
+        (PRO.replace("EUR", "EURO"), "plans.toml:3: plans[0].currency: `EURO` is no currency"),
         (PRO.replace("\"0.01\"", "\"-1\""), "`-1` is no price"),
         (PRO.replace("\"100\"", "\"a lot\""), "not a decimal number"),
         (PRO.replace("\"100\"", "\"-5\""), "plan `pro`: meter `chime_minutes`: the included amount is negative"),
@@ -155,10 +155,10 @@ fn wrong_input_is_refused_with_what_where_and_why() {
     assert!(place.query("SELECT * FROM overage_budgets").is_empty());
     place.run("customer add bob --stripe-customer-id cus_1").ends(0);
     for (csv, why) in [
-        ("id,plan\ncyd,core\ncyd,core\n", "list.csv:3: nobody was added: customer `cyd`: it is named twice"),
-        ("id,plan\ncyd,core\ndan,gold\n", "list.csv:3: nobody was added: customer `dan`: there is no plan `gold`"),
+        ("id,plan\ncyd,core\ncyd,core\n", "list.csv:3: customer `cyd`: it is named twice"),
+        ("id,plan\ncyd,core\ndan,gold\n", "list.csv:3: customer `dan`: there is no plan `gold`"),
         ("id,plan\ncyd,core\n,core\n", "1 to 256 characters"),
-        ("id\n\" cyd\"\n", "list.csv:2: nobody was added: customer ` cyd`: that is no id"),
+        ("id\n\" cyd\"\n", "list.csv:2: customer ` cyd`: that is no id"),
         ("id,plan\ncyd,\"core \"\n", "`core ` is no plan: it has 1 to 64 characters"),
         ("id,stripe_customer_id\ncyd,cus 9\n", "`cus 9` is no id of Stripe"),
         ("id,status\ncyd,asleep\n", "active, past_due or canceled"),
@@ -169,7 +169,7 @@ fn wrong_input_is_refused_with_what_where_and_why() {
         ("id,plan\ncyd\n", "nobody was added"),
     ] {
         write(&place, "list.csv", csv);
-        place.run("customer import list.csv").ends(1).says(&[why]);
+        place.run("customer import list.csv").ends(2).says(&[why]);
     }
     assert_eq!(place.query("SELECT id FROM customers ORDER BY id"), ["ann", "bob"], "all or none");
     write(&place, "list.csv", "id,plan,stripe_customer_id,status\nann,,,\ncyd,core,cus_9,past_due\n\"d, an\",,,\n");

@@ -213,7 +213,7 @@ fn what_cannot_be_explained_is_bad_usage() {
         ("explain ann chime_minutes 2026-01-01", "unexpected argument"),
     ] {
         let ran = place.run(line).ends(2).says(&[why]);
-        assert!(ran.out.is_empty(), "{line}: {}", ran.out);
+        assert!(ran.out.is_empty() || line.contains("--json"), "{line}: {}", ran.out);
     }
     place.run("explain ann").ends(0).says(&["ann: billing period", "nothing is booked, and nothing is billed"]);
     place.run("explain ann --csv").ends(0).says(&["what,customer,meter,day,kind,quantity,"]);

@@ -16,6 +16,7 @@ const SRC: &[&str] = &[
     "format",
     "report_sentence",
     "visible",
+    "wording",
     "tls",
     "config",
     "price_list",

@@ -217,7 +217,7 @@ fn what_is_not_there_yet_is_said_and_the_files_are_written_all_the_same() {
     init("./nowhere", "nowhere").ends(3).says(&["WRONG  folder:", "there is no such folder", "check the name"]);
     // a file in its place
     std::fs::write(place.path("file"), "").unwrap();
-    init("./file", "file-conf").ends(3).says(&["WRONG  folder:", "./file/ cannot be read"]);
+    init("./file", "file-conf").ends(3).says(&["WRONG  folder:", "./file/: there is no such folder"]);
     for name in ["empty", "nowhere", "file-conf"] {
         place.run(&format!("--config {name}/meter.toml config check")).ends(0);
     }

@@ -58,7 +58,7 @@ fn an_unknown_customer_is_bad_usage_for_every_command() {
     for line in LINES {
         let says = "there is no customer `bob`; similar: bobby; `meter customer list` shows all";
         let ran = place.run(line).ends(2).says(&[says]);
-        assert!(ran.out.is_empty(), "{line}: {}", ran.out);
+        assert!(ran.out.is_empty() || line.contains("--json"), "{line}: {}", ran.out);
         tried.extend(takers.iter().filter(|taker| line.starts_with(*taker)).cloned());
     }
     takers.remove("customer add");

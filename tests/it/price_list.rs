@@ -233,8 +233,8 @@ fn the_meter_is_written_into_a_new_file_whole_or_not_at_all() {
     assert_eq!(std::fs::read_to_string(place.path("meter.toml")).unwrap(), "");
     place
         .run("discover --price-list lists --write gone/calls.toml")
-        .ends(1)
-        .says(&["gone/calls.toml cannot be written"]);
+        .ends(2)
+        .says(&["gone/calls.toml cannot be written: there is no folder gone"]);
     assert!(!place.path("gone").exists());
     place.run("discover --write calls.toml").ends(2).says(&["--price-list"]);
     place.run("discover --price-list lists --month 2026-10").ends(2).says(&["cannot be used with"]);

@@ -119,7 +119,7 @@ impl CustomerFile {
                 }
                 Err(error) => {
                     let line = error.position().map_or(0, csv::Position::line);
-                    file.faults.insert(line, error.to_string());
+                    file.faults.insert(line, in_words(&error));
                     if matches!(error.kind(), csv::ErrorKind::Io(_)) {
                         break;
                     }
@@ -154,5 +154,18 @@ impl CustomerFile {
 
     fn refused(&self, outcome: &str, error: anyhow::Error) -> anyhow::Result<Exit> {
         self.require_sound(outcome, Some(error.downcast::<CustomerError>()?)).map(|()| Exit::Ok)
+    }
+}
+
+/// What is wrong with a line.
+fn in_words(error: &csv::Error) -> String {
+    match error.kind() {
+        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
+            format!("it has {}, and the first line has {expected_len}", print::several(*len, "field"))
+        }
+        csv::ErrorKind::Utf8 { .. } => "it is no text in UTF-8".to_owned(),
+        csv::ErrorKind::Io(error) => wording::of_io(error),
+        csv::ErrorKind::Deserialize { err, .. } => err.kind().to_string(),
+        _ => error.to_string(),
     }
 }

@@ -154,6 +154,18 @@ impl Workspace {
         });
     }
 
+    /// Holds the write lock of the books until it is dropped.
+    pub fn locked(&self) -> (tokio::runtime::Runtime, libsql::Connection) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let connection = runtime.block_on(async {
+            let database = libsql::Builder::new_local(self.path("meter.db")).build().await.unwrap();
+            let connection = connect(&database);
+            connection.execute_batch("BEGIN IMMEDIATE").await.unwrap();
+            connection
+        });
+        (runtime, connection)
+    }
+
     /// Whether another process holds the write lock of the books now, for at least 200 ms.
     pub fn is_write_locked(&self) -> bool {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
