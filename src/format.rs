@@ -91,22 +91,19 @@ pub(crate) fn report_lists(report: &str) -> String {
     lists.collect()
 }
 
-/// A report in one line: its sentence, if it has one, and its plain values.
+/// A report in one line: its sentence, else its plain values.
 pub(crate) fn report_summary(report: &str) -> String {
-    let Ok(Value::Object(mut fields)) = serde_json::from_str(report) else { return report.to_owned() };
-    let sentence = fields.remove("sentence");
+    let Ok(Value::Object(fields)) = serde_json::from_str(report) else { return report.to_owned() };
+    if let Some(sentence) = fields.get("sentence").and_then(Value::as_str) {
+        return sentence.to_owned();
+    }
     let plain = fields.iter().filter_map(|(name, value)| match value {
         Value::String(text) if !text.is_empty() => Some(format!("{name} {text}")),
         Value::Number(number) => Some(format!("{name} {number}")),
         Value::Bool(flag) => Some(format!("{name} {flag}")),
         _ => None,
     });
-    let plain = plain.collect::<Vec<_>>().join(", ");
-    match sentence.as_ref().and_then(Value::as_str) {
-        None => plain,
-        Some(sentence) if plain.is_empty() => sentence.to_owned(),
-        Some(sentence) => format!("{sentence} ({plain})"),
-    }
+    plain.collect::<Vec<_>>().join(", ")
 }
 
 /// A report, and what its run cost on a remote database.

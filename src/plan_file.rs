@@ -78,12 +78,12 @@ currency = "EUR"
         let found = PlanFile::read(Path::new("p.toml"), text.to_owned(), &["storage_gb".to_owned()]).map(|f| f.plans);
         let faults = found.unwrap_err();
         for (line, says) in [
-            (3, "that is no name"),
+            (2, "that is no name"),
             (6, "meter `chime_minute`: there is no such meter; there are"),
             (7, "the included amount is negative"),
             (11, "EURO"),
             (13, "there is no `limit` here"),
-            (13, "price"),
+            (13, "`x` is no price"),
             (15, "`name` is missing"),
         ] {
             let there = |fault: &&String| fault.starts_with(&format!("p.toml:{line}: ")) && fault.contains(says);

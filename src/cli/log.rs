@@ -1,9 +1,15 @@
 //! The log on standard error: one line for each event, in which nothing acts that others wrote.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 
+use jiff::Timestamp;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields, MakeWriter};
+use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::{LogConfig, LogFormat};
 use crate::exit::BadUsage;
@@ -32,9 +38,66 @@ pub(super) fn start(config: &LogConfig, level: Option<String>, auto: &str, color
     if json {
         log.json().init()
     } else {
-        log.with_target(false).init()
+        log.event_format(Sentence).init()
     }
     Ok(())
+}
+
+/// An event as time, level and message. Of its fields, and of those of the run that it is part of,
+/// only what the message does not say follows.
+struct Sentence;
+
+impl<S, N> FormatEvent<S, N> for Sentence
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut to: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let level = *event.metadata().level();
+        let code = match level {
+            Level::ERROR => 31,
+            Level::WARN => 33,
+            Level::INFO => 32,
+            _ => 34,
+        };
+        let (on, off) =
+            if to.has_ansi_escapes() { (format!("\u{1b}[{code}m"), "\u{1b}[0m") } else { (String::new(), "") };
+        write!(to, "{:.0} {on}{level:>5}{off} {}", Timestamp::now(), fields.message)?;
+        let unsaid = fields.others.iter().filter(|(_, value)| !fields.message.contains(value.trim_matches('"')));
+        let mut more: Vec<String> = unsaid.map(|(name, value)| format!("{name}={value}")).collect();
+        // the line of a run says itself which run it is
+        if fields.others.iter().any(|(name, _)| *name == "job") {
+            more.clear();
+        } else {
+            for span in context.event_scope().into_iter().flatten() {
+                let extensions = span.extensions();
+                let of = extensions.get::<FormattedFields<N>>().map(|fields| fields.fields.clone());
+                more.extend(of.filter(|of| !of.is_empty()));
+            }
+        }
+        if !more.is_empty() {
+            write!(to, " ({})", more.join(" "))?;
+        }
+        writeln!(to)
+    }
+}
+
+/// The fields of an event as text.
+#[derive(Default)]
+struct Fields {
+    message: String,
+    others: Vec<(&'static str, String)>,
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        match field.name() {
+            "message" => self.message = format!("{value:?}"),
+            name => self.others.push((name, format!("{value:?}"))),
+        }
+    }
 }
 
 /// Makes writers that get one event at a time, as a whole line.

@@ -407,8 +407,11 @@ mod tests {
         for (text, why) in [
             (rules.to_owned(), "rules.replace_builtin: nothing replaces them"),
             (format!("meters = []\n{rules}"), "meters: no meter is left"),
-            ("[rules]\nreplace_built_in = true\n".to_owned(), "unknown field `replace_built_in`"),
-            ("[rules]\nreplace_builtin = \"meters\"\n".to_owned(), "rules.replace_builtin: invalid type"),
+            ("[rules]\nreplace_built_in = true\n".to_owned(), "did you mean `replace_builtin`?"),
+            (
+                "[rules]\nreplace_builtin = \"meters\"\n".to_owned(),
+                "rules.replace_builtin: `true` or `false` is expected",
+            ),
         ] {
             let found = load(&text).err().unwrap_or_default();
             assert!(found.len() == 1 && found[0].contains(why), "{text}: {found:?}");

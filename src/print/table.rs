@@ -187,7 +187,7 @@ fn narrow(columns: &mut Vec<Column>, room: usize, left_out: &mut Vec<String>) ->
     while least(columns) > room {
         let ranked = columns.iter().enumerate().filter_map(|(i, column)| Some((column.goes?, i)));
         let Some((_, i)) = ranked.min_by_key(|(rank, i)| (*rank, std::cmp::Reverse(*i))) else { return false };
-        left_out.insert(0, columns.remove(i).title);
+        left_out.push(columns.remove(i).title);
     }
     // the widest prose gives first
     while total(columns) > room {
@@ -285,7 +285,7 @@ mod tests {
         assert_eq!(left_out, ["version", "unit"]);
         let (lines, left_out) = shown(&TITLES, &CELLS, 30);
         assert_eq!(lines[..2], ["customer  ann", "used      1,234.5"]);
-        assert_eq!(lines[4], "customer  bob");
+        assert_eq!(lines[5], "customer  bob");
         assert_eq!(left_out, ["version", "unit"]);
     }
 

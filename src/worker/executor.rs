@@ -265,13 +265,32 @@ async fn enqueue_children(shared: &Shared, claim: &Claim, first: Vec<Request>) {
     }
 }
 
+/// Whether a run found nothing to do: all that its report counts is nothing.
+fn is_idle(report: &str) -> bool {
+    let Ok(Value::Object(fields)) = serde_json::from_str(report) else { return false };
+    let counts: Vec<bool> = fields
+        .values()
+        .filter_map(|value| match value {
+            Value::Number(number) => Some(number.as_u64() == Some(0)),
+            Value::Array(list) => Some(list.is_empty()),
+            _ => None,
+        })
+        .collect();
+    !counts.is_empty() && counts.into_iter().all(|is_zero| is_zero)
+}
+
 /// One line for each run.
 fn log(claim: &Claim, ended: &RunOutcome, took: Duration, traffic: Traffic) {
     let Claim { seq: job, kind, attempt, max_attempts, waited_ms, .. } = claim;
     let ms = took.as_millis();
     let cost = cost(traffic).map_or(String::new(), |cost| format!(", {cost}"));
-    let line = format!("job {job} {kind}, attempt {attempt} of {max_attempts}, {ms} ms{cost}");
+    let failed = matches!(ended, RunOutcome::Failed(_));
+    let tries = if failed || *attempt > 1 { format!(", attempt {attempt} of {max_attempts}") } else { String::new() };
+    let line = format!("job {job} {kind}, {ms} ms{cost}{tries}");
     match ended {
+        RunOutcome::Report { attention: false, report } if is_idle(report) => {
+            tracing::debug!(job, kind, attempt, ms, waited_ms, "{line}: done; {}", report_summary(report));
+        }
         RunOutcome::Report { attention: false, report } => {
             tracing::info!(job, kind, attempt, ms, waited_ms, "{line}: done; {}", report_summary(report));
         }
