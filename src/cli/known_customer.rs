@@ -31,7 +31,8 @@ pub(super) async fn require_or_usage(books: &Database, id: &str) -> anyhow::Resu
 
 async fn unknown(books: &Database, id: &str) -> anyhow::Result<()> {
     let beside = books.customers_beside(id).await?;
-    let near = similar(id, beside.iter().map(String::as_str));
-    let hint = if near.is_empty() { String::new() } else { format!("; similar: {}", near.join(", ")) };
-    Err(BadUsage(format!("there is no customer `{id}`{hint}; `meter customer list` shows all")).into())
+    let near: Vec<String> =
+        similar(id, beside.iter().map(String::as_str)).iter().map(|near| format!("`{near}`")).collect();
+    let hint = if near.is_empty() { ";".to_owned() } else { format!("; did you mean {}?", near.join(" or ")) };
+    Err(BadUsage(format!("there is no customer `{id}`{hint} `meter customer list` shows all")).into())
 }

@@ -110,6 +110,11 @@ fn page() -> String {
         let _ = writeln!(page, "| {code} | {meaning} |");
     }
     page.push('\n');
+    page.push_str(&wrapped(
+        "`--json` prints one document on standard output, whatever happens: a command that fails prints `{\"error\": \
+         {\"message\": …, \"exit_code\": …}}`, and the message on standard error as ever. Quantities and prices are exact decimals as \
+         text, amounts of money are whole minor units (cents), instants are RFC 3339 in UTC.",
+    ));
     page.push_str("These arguments go with every command:\n\n");
     table(&mut page, &arguments(&command, true));
     for below in command.get_subcommands().filter(|c| c.get_name() != "help" && !c.is_hide_set()) {

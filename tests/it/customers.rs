@@ -101,7 +101,7 @@ fn bad_input_changes_no_customer() {
         (&["ann", "--name", &long], "1 to 256 characters"),
         (&["ann", "--plan", "pro", "--reason", " "], "--reason: say why"),
         (&["ann", "--plan", "pro", "--name", ""], "is no display name"),
-        (&["anna", "--plan", "pro"], "there is no customer `anna`; similar: ann"),
+        (&["anna", "--plan", "pro"], "there is no customer `anna`; did you mean `ann`?"),
     ] {
         run(&place, &[&["customer", "set"], arguments].concat()).ends(2).says(&[says]);
         assert_eq!((place.query(ROWS), place.query(LOG)), before, "{arguments:?}");

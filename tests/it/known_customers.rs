@@ -56,7 +56,7 @@ fn an_unknown_customer_is_bad_usage_for_every_command() {
     cli.build();
     commands(&cli, "", &mut takers);
     for line in LINES {
-        let says = "there is no customer `bob`; similar: bobby; `meter customer list` shows all";
+        let says = "there is no customer `bob`; did you mean `bobby`? `meter customer list` shows all";
         let ran = place.run(line).ends(2).says(&[says]);
         assert!(ran.out.is_empty() || line.contains("--json"), "{line}: {}", ran.out);
         tried.extend(takers.iter().filter(|taker| line.starts_with(*taker)).cloned());

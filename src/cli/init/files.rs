@@ -157,7 +157,7 @@ const OPTIONAL: &str = "\
 #format = \"json\"
 
 # Buckets that all customers share ([[shared_buckets]]): docs/shared-bucket.md. Meters of your own
-# ([[meters]]): CONTRIBUTING.md#add-a-meter; without any, the built-in ones count.
+# ([[meters]]): CONTRIBUTING.md#add-a-meter; they come beside the built-in ones.
 ";
 
 /// A value as TOML writes it.
