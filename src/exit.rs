@@ -27,3 +27,13 @@ impl From<Exit> for ExitCode {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct BadUsage(pub(crate) String);
+
+/// Everything that is wrong with a file that a command line names; exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{head}:\n  {}", .faults.join("\n  "))]
+pub(crate) struct FileFaults {
+    /// The file, and what was not done.
+    pub(crate) head: String,
+    /// Each with its place.
+    pub(crate) faults: Vec<String>,
+}

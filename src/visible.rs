@@ -36,6 +36,11 @@ pub(crate) fn line(text: &str) -> Cow<'_, str> {
     rewritten(text, acts, escaped)
 }
 
+/// The name of a file as one line.
+pub(crate) fn path(path: &std::path::Path) -> String {
+    line(&path.display().to_string()).into_owned()
+}
+
 /// A text of several lines.
 pub(crate) fn lines(text: &str) -> Cow<'_, str> {
     rewritten(text, |c| c != '\n' && acts(c), escaped)

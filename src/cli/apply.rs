@@ -12,6 +12,7 @@ use super::{actor, failure, progress};
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
 use crate::print;
+use crate::visible;
 use crate::wiring::{self, Open};
 use crate::wording;
 
@@ -28,7 +29,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
-    let name = args.file.display().to_string();
+    let name = visible::path(&args.file);
     let reason = actor::reason(&args.reason)?;
     let text = std::fs::read_to_string(&args.file);
     let text = text

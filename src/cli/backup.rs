@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
 use crate::print;
+use crate::visible;
 use crate::wiring::{self, Open};
 
 #[derive(Debug, ClapArgs)]
@@ -25,7 +26,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
                     `meter restore mark --backup-at T` before anything else runs";
         return Err(BadUsage(format!("the database {url} {text}")).into());
     };
-    let taken = || format!("{} is there already; a backup takes no file's place", file.display());
+    let taken = || format!("{} is there already; a backup takes no file's place", visible::path(&file));
     if file.symlink_metadata().is_ok() {
         return Err(BadUsage(taken()).into());
     }
@@ -34,7 +35,8 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         _ => Path::new("."),
     };
     if !folder.is_dir() {
-        let why = format!("the backup {} was not made: there is no folder {}", file.display(), folder.display());
+        let why =
+            format!("the backup {} was not made: there is no folder {}", visible::path(&file), visible::path(folder));
         return Err(BadUsage(why).into());
     }
     let partial = file.with_added_extension(format!("{}.partial", std::process::id()));

@@ -72,8 +72,9 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::config::{Config, ConfigError, LogConfig};
-use crate::exit::{BadUsage, Exit};
+use crate::exit::{BadUsage, Exit, FileFaults};
 use crate::print::{self, TableWidth};
+use crate::visible;
 use crate::wiring::{self, Open};
 
 const GLOBAL: &str = "Options of every command";
@@ -347,11 +348,14 @@ fn ended(result: anyhow::Result<Exit>) -> ExitCode {
     match result {
         Ok(done) => done.into(),
         Err(error) => {
-            let usage = error.is::<ConfigError>() || error.is::<BadUsage>();
+            let usage = error.is::<ConfigError>() || error.is::<BadUsage>() || error.is::<FileFaults>();
             let code = if usage { 2 } else { 1 };
             failed(&format!("{error:#}"), code);
             // only lists of faults and of what there is have several lines
-            if usage {
+            if let Some(FileFaults { head, faults }) = error.downcast_ref() {
+                let faults: Vec<String> = faults.iter().map(|fault| visible::line(fault).into_owned()).collect();
+                print::err_lines(format_args!("{}:\n  {}", visible::line(head), faults.join("\n  ")));
+            } else if usage {
                 print::err_lines(format_args!("{error:#}"))
             } else {
                 print::err(format_args!("{error:#}"))

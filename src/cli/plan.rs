@@ -15,9 +15,10 @@ use jobs::stripe::transport::CallError;
 
 use super::agreement::{self, Agreement};
 use crate::config::Config;
-use crate::exit::{BadUsage, Exit};
+use crate::exit::{BadUsage, Exit, FileFaults};
 use crate::plan_file::PlanFile;
 use crate::print::{self, OutputFormat};
+use crate::visible;
 use crate::wiring::{self, Open};
 use crate::wording;
 
@@ -75,7 +76,7 @@ enum Consent {
 }
 
 async fn apply(config: &Config, file: &Path, consent: Consent, now: Timestamp) -> anyhow::Result<Exit> {
-    let name = file.display();
+    let name = visible::path(file);
     let read = read(file, config)?;
     let plans = read.plans.clone();
     let prices_cost = |plan: &Plan| {
@@ -150,24 +151,22 @@ async fn agreed(
 
 /// The plan versions of a file.
 fn read(file: &Path, config: &Config) -> anyhow::Result<PlanFile> {
-    let name = file.display();
+    let name = visible::path(file);
     let text = std::fs::read_to_string(file)
         .map_err(|e| BadUsage(format!("{name}: it cannot be read: {}", wording::of_io(&e))))?;
     let meters: Vec<String> = config.meters.iter().map(|m| m.name.clone()).collect();
-    Ok(PlanFile::read(file, text, &meters).map_err(|faults| wrong(file, &faults))?)
+    Ok(PlanFile::read(file, text, &meters).map_err(|faults| wrong(file, faults))?)
 }
 
-fn wrong(file: &Path, faults: &[String]) -> BadUsage {
+fn wrong(file: &Path, faults: Vec<String>) -> FileFaults {
     let count = print::several(faults.len(), "fault");
-    BadUsage(format!("{} has {count}; nothing was applied:\n  {}", file.display(), faults.join("\n  ")))
+    FileFaults { head: format!("{} has {count}; nothing was applied", visible::path(file)), faults }
 }
 
 /// The error of plans that cannot be beside those that are stored, with their lines.
 fn refused(file: &Path, plans: &PlanFile, error: PlanError) -> anyhow::Error {
     match error {
-        PlanError::Wrong(faults) => {
-            wrong(file, &faults.iter().map(|fault| plans.place(fault)).collect::<Vec<_>>()).into()
-        }
+        PlanError::Wrong(faults) => wrong(file, faults.iter().map(|fault| plans.place(fault)).collect()).into(),
         other => other.into(),
     }
 }

@@ -7,6 +7,7 @@ use clap_complete::Shell;
 use super::help;
 use crate::exit::{BadUsage, Exit};
 use crate::print;
+use crate::visible;
 use crate::wording;
 
 #[derive(Debug, clap::Args)]
@@ -34,7 +35,8 @@ pub(crate) fn man(args: &ManArgs) -> anyhow::Result<Exit> {
         print::lines(String::from_utf8(page)?.trim_end());
         return Ok(Exit::Ok);
     };
-    let bad = |e: std::io::Error| BadUsage(format!("{} cannot be written: {}", folder.display(), wording::of_io(&e)));
+    let bad =
+        |e: std::io::Error| BadUsage(format!("{} cannot be written: {}", visible::path(folder), wording::of_io(&e)));
     std::fs::create_dir_all(folder).map_err(bad)?;
     clap_mangen::generate_to(help::command(), folder).map_err(bad)?;
     print::out(&format!(

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use tempfile::NamedTempFile;
 
 use crate::exit::BadUsage;
+use crate::visible;
 
 /// Writes a file by renaming, so that it is never half written.
 pub(super) fn write(file: &Path, text: &str) -> anyhow::Result<()> {
@@ -23,7 +24,7 @@ pub(super) fn write_new(file: &Path, text: &str) -> anyhow::Result<()> {
 }
 
 fn fault(file: &Path) -> String {
-    format!("{} cannot be written", file.display())
+    format!("{} cannot be written", visible::path(file))
 }
 
 /// A file beside it that has the text.
@@ -33,7 +34,7 @@ fn written(file: &Path, text: &str) -> anyhow::Result<NamedTempFile> {
         _ => Path::new("."),
     };
     if !folder.is_dir() {
-        return Err(BadUsage(format!("{}: there is no folder {}", fault(file), folder.display())).into());
+        return Err(BadUsage(format!("{}: there is no folder {}", fault(file), visible::path(folder))).into());
     }
     let mut half = NamedTempFile::new_in(folder).with_context(|| fault(file))?;
     half.write_all(text.as_bytes()).with_context(|| fault(file))?;

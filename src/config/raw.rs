@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 
 use crate::format::several;
+use crate::visible;
 use crate::wording;
 
 /// The file that is read when none is named.
@@ -91,7 +92,7 @@ impl Raw {
         let text = match &found {
             None => String::new(),
             Some(path) => std::fs::read_to_string(path).map_err(|e| {
-                ConfigError(vec![format!("{}: it cannot be read: {}", path.display(), wording::of_io(&e))])
+                ConfigError(vec![format!("{}: it cannot be read: {}", visible::path(path), wording::of_io(&e))])
             })?,
         };
         let mut raw =
@@ -224,7 +225,7 @@ impl Raw {
     fn fault(&self, path: &[Step], why: &str) -> String {
         let name = path_text(path);
         if name.is_empty() {
-            return format!("{}: {why}", self.file.as_deref().map_or(DEFAULT_FILE.into(), |f| f.display().to_string()));
+            return format!("{}: {why}", self.file.as_deref().map_or(DEFAULT_FILE.into(), visible::path));
         }
         if let Some(variable) = self.variables.get(&name) {
             return format!("variable {variable}: {name}: {why}");
@@ -271,7 +272,7 @@ impl Raw {
     /// `file:line` of a byte of the text.
     fn line(&self, at: usize) -> String {
         let line = self.text.get(..at).unwrap_or_default().matches('\n').count() + 1;
-        let file = self.file.as_deref().map_or(DEFAULT_FILE.into(), |f| f.display().to_string());
+        let file = self.file.as_deref().map_or(DEFAULT_FILE.into(), visible::path);
         format!("{file}:{line}")
     }
 }

@@ -124,7 +124,10 @@ fn what_does_not_exist_is_bad_usage() {
     measure(&place, "ann", 1000);
     for (line, words) in [
         ("accuracy --customer nobody", "there is no customer `nobody`"),
-        ("accuracy --meter turn_allocations", "no meter `turn_allocations` is measured (meters[].accrues); there are: `chime_minutes`"),
+        (
+            "accuracy --meter turn_allocations",
+            "no meter `turn_allocations` is measured (meters[].accrues); there are: `chime_minutes`",
+        ),
         ("accuracy --days 0", "0 is not in 1..=40"),
         ("accuracy --days 3 --month 2026-01", "cannot be used with"),
     ] {

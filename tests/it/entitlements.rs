@@ -122,7 +122,7 @@ fn wrong_input_is_refused_with_what_where_and_why() {
         write(&place, "plans.toml", &text);
         place.run("plan apply plans.toml").ends(2).says(&[why]);
     }
-    place.run("plan apply nowhere.toml").ends(1).says(&["nowhere.toml: it cannot be read"]);
+    place.run("plan apply nowhere.toml").ends(2).says(&["nowhere.toml: it cannot be read"]);
     assert_eq!(place.query("SELECT name FROM plans"), ["core"]);
     for (line, code, why) in [
         ("budget set bob 5", 2, "there is no customer `bob`"),

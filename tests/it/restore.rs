@@ -368,9 +368,9 @@ fn a_backup_takes_no_files_place_and_is_not_made_of_a_server() {
     place.run("restore status").ends(1).says(&["no books at meter.db yet"]);
     place.run("migrate").ends(0);
     std::fs::write(place.path("copy.db"), "mine").unwrap();
-    place.run("backup copy.db").ends(1).says(&["copy.db is there already"]);
+    place.run("backup copy.db").ends(2).says(&["copy.db is there already"]);
     assert_eq!(std::fs::read_to_string(place.path("copy.db")).unwrap(), "mine");
-    place.run("backup nowhere/copy.db").ends(1).says(&["nowhere/copy.db was not made"]);
+    place.run("backup nowhere/copy.db").ends(2).says(&["nowhere/copy.db was not made"]);
     let there = ("METER_DATABASE__URL", "http://127.0.0.1:9");
     place.run_with("backup other.db", &[there]).ends(2).says(&["is on a server", "meter restore mark"]);
     place.run("backup other.db").ends(0);

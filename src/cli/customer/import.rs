@@ -12,8 +12,9 @@ use jiff::Timestamp;
 use super::set::said;
 use crate::cli::actor;
 use crate::config::Config;
-use crate::exit::{BadUsage, Exit};
+use crate::exit::{BadUsage, Exit, FileFaults};
 use crate::print;
+use crate::visible;
 use crate::wiring::{self, Open};
 use crate::wording;
 
@@ -89,14 +90,17 @@ impl CustomerFile {
     /// # Errors
     /// When the file cannot be read, or has not the columns. What is wrong with a line is a fault.
     fn read(path: &Path) -> anyhow::Result<Self> {
-        let name = path.display().to_string();
+        let name = visible::path(path);
         let reader =
             File::open(path).map_err(|e| BadUsage(format!("{name}: it cannot be read: {}", wording::of_io(&e))))?;
         let mut reader = csv::Reader::from_reader(reader);
         let header = reader.headers().with_context(|| format!("{name}: it is no CSV file"))?.clone();
         if let Some(unknown) = header.iter().find(|column| !COLUMNS.contains(column)) {
             let columns = COLUMNS.join(", ");
-            let why = format!("{name}:1: there is no column `{unknown}`; the first line names columns: {columns}");
+            let why = format!(
+                "{name}:1: there is no column `{}`; the first line names columns: {columns}",
+                visible::line(unknown)
+            );
             return Err(BadUsage(why).into());
         }
         if header.iter().all(|column| column != "id") {
@@ -149,7 +153,7 @@ impl CustomerFile {
             return Ok(());
         }
         let faults = print::several(lines.len(), "fault");
-        Err(BadUsage(format!("{} has {faults}; {outcome}:\n  {}", self.name, lines.join("\n  "))).into())
+        Err(FileFaults { head: format!("{} has {faults}; {outcome}", self.name), faults: lines }.into())
     }
 
     fn refused(&self, outcome: &str, error: anyhow::Error) -> anyhow::Result<Exit> {
