@@ -65,6 +65,9 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
     }
 }
 
+/// What a file with faults did.
+const NOTHING_DONE: &str = "; nothing was applied";
+
 /// Whether plans may be applied that change bills.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Consent {
@@ -77,7 +80,7 @@ enum Consent {
 
 async fn apply(config: &Config, file: &Path, consent: Consent, now: Timestamp) -> anyhow::Result<Exit> {
     let name = visible::path(file);
-    let read = read(file, config)?;
+    let read = read(file, config, NOTHING_DONE)?;
     let plans = read.plans.clone();
     let prices_cost = |plan: &Plan| {
         Some((plan.name.clone(), config.cost_names().into_keys().find(|name| plan.meters.contains_key(name))?))
@@ -150,23 +153,25 @@ async fn agreed(
 }
 
 /// The plan versions of a file.
-fn read(file: &Path, config: &Config) -> anyhow::Result<PlanFile> {
+fn read(file: &Path, config: &Config, outcome: &str) -> anyhow::Result<PlanFile> {
     let name = visible::path(file);
     let text = std::fs::read_to_string(file)
         .map_err(|e| BadUsage(format!("{name}: it cannot be read: {}", wording::of_io(&e))))?;
     let meters: Vec<String> = config.meters.iter().map(|m| m.name.clone()).collect();
-    Ok(PlanFile::read(file, text, &meters).map_err(|faults| wrong(file, faults))?)
+    Ok(PlanFile::read(file, text, &meters).map_err(|faults| wrong(file, faults, outcome))?)
 }
 
-fn wrong(file: &Path, faults: Vec<String>) -> FileFaults {
+fn wrong(file: &Path, faults: Vec<String>, outcome: &str) -> FileFaults {
     let count = print::several(faults.len(), "fault");
-    FileFaults { head: format!("{} has {count}; nothing was applied", visible::path(file)), faults }
+    FileFaults { head: format!("{} has {count}{outcome}", visible::path(file)), faults }
 }
 
 /// The error of plans that cannot be beside those that are stored, with their lines.
 fn refused(file: &Path, plans: &PlanFile, error: PlanError) -> anyhow::Error {
     match error {
-        PlanError::Wrong(faults) => wrong(file, faults.iter().map(|fault| plans.place(fault)).collect()).into(),
+        PlanError::Wrong(faults) => {
+            wrong(file, faults.iter().map(|fault| plans.place(fault)).collect(), NOTHING_DONE).into()
+        }
         other => other.into(),
     }
 }

@@ -11,7 +11,8 @@ use apalis_core::worker::builder::WorkerBuilder;
 use books::BooksError;
 use books::store::traffic::Traffic;
 use jobs::context::Context;
-use jobs::job::{Failure, Request};
+use jobs::job::{Failure, Job as _, Request};
+use jobs::probe::Probe;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::Instrument;
@@ -288,7 +289,7 @@ fn log(claim: &Claim, ended: &RunOutcome, took: Duration, traffic: Traffic) {
     let tries = if failed || *attempt > 1 { format!(", attempt {attempt} of {max_attempts}") } else { String::new() };
     let line = format!("job {job} {kind}, {ms} ms{cost}{tries}");
     match ended {
-        RunOutcome::Report { attention: false, report } if is_idle(report) => {
+        RunOutcome::Report { attention: false, report } if kind != Probe::KIND && is_idle(report) => {
             tracing::debug!(job, kind, attempt, ms, waited_ms, "{line}: done; {}", report_summary(report));
         }
         RunOutcome::Report { attention: false, report } => {

@@ -318,7 +318,10 @@ fn faults_of_the_configuration_are_named_with_their_lines() {
         "shared_buckets[5].name: nothing says which customer a file belongs to",
     ]);
     let unknown = "[[shared_buckets]]\nname = \"one\"\nlocation = \"a\"\n";
-    Workspace::with(unknown).run("config check").ends(2).says(&["meter.toml:3: shared_buckets[0].location", "unknown"]);
+    Workspace::with(unknown)
+        .run("config check")
+        .ends(2)
+        .says(&["meter.toml:3: shared_buckets[0].location: there is no `location` here"]);
 }
 
 /// Stores rows as a job does: customers and nobody on two days, and the logs of one.

@@ -159,7 +159,7 @@ fn a_quota_is_a_number_of_rows_of_a_remote_database() {
     let place = Workspace::new();
     for (name, value, why) in [
         ("READ", "0", "database.rows_quota.read: a plan includes some rows"),
-        ("WRITTEN", "-1", "database.rows_quota.written: invalid value"),
+        ("WRITTEN", "-1", "database.rows_quota.written: a whole number, 0 or more, is expected, and this is -1"),
         ("WRITTEN", "10M", "database.rows_quota.written: a whole number, 0 or more, is expected"),
         ("ROWS", "1", "database.rows_quota.rows: there is no `rows` here"),
     ] {

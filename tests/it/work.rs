@@ -139,7 +139,7 @@ fn a_backfill_gives_the_books_that_ingest_gives() {
     other.run(dry).ends(0).says(&["is waiting or running already"]);
     let work = Work::start(&other, "--no-schedule", &[]);
     let ran = other.run("backfill ingest --from 2026-03 --to 2026-05 --wait").ends(0);
-    assert_eq!(ran.out.matches("outcome applied").count(), 3, "{}", ran.out);
+    assert_eq!(ran.out.matches("booked the bill of payer default").count(), 3, "{}", ran.out);
     work.stop().ends(0);
     let again = other.query("SELECT count(*) FROM jobs WHERE json_extract(report, '$.outcome') = 'would_apply'");
     assert_eq!(again, ["3"], "the dry run wrote nothing");

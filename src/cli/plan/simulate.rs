@@ -40,7 +40,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     if let Some(customer) = &args.customer {
         known_customer::require(&books, customer).await?;
     }
-    let plans = super::read(&args.file, config)?.plans;
+    let plans = super::read(&args.file, config, "")?.plans;
     if config.stripe.meters.is_empty() {
         print::out("nothing is billed: stripe.meters names no meter");
         return Ok(Exit::Ok);
