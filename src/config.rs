@@ -409,14 +409,18 @@ pub enum Location {
     Folder(PathBuf),
 }
 
+/// Whether S3 could have a bucket of this name.
+pub(crate) fn is_bucket_name(name: &str) -> bool {
+    let known = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._".contains(&b);
+    name.len() >= 3 && name.bytes().all(known)
+}
+
 impl Location {
     /// Reads `s3://bucket/prefix`, `file:///folder` or a path.
     pub fn parse(text: &str) -> Result<Self, String> {
         if let Some(rest) = text.strip_prefix("s3://") {
             let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-            if bucket.len() < 3
-                || !bucket.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._".contains(&b))
-            {
+            if !is_bucket_name(bucket) {
                 return Err(format!("`{bucket}` is no bucket name; write s3://bucket/prefix"));
             }
             let prefix = prefix.trim_end_matches('/');

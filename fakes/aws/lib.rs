@@ -152,7 +152,7 @@ pub struct Export {
     pub manifest: PathBuf,
     /// The data files, in the manifest's order.
     pub files: Vec<PathBuf>,
-    /// All customers that lines are drawn for, largest first; the same for the same seed.
+    /// All customers that lines are drawn for, largest first.
     pub customers: Vec<String>,
     /// The exact totals of the metered usage types.
     pub totals: Vec<MeterTotal>,

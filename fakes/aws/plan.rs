@@ -11,11 +11,36 @@ use rand_chacha::ChaCha8Rng;
 use crate::amount::ONE;
 use crate::kinds::{KINDS, Kind, LineType, METERED, Resource, taxed};
 use crate::places::Month;
-use crate::random::{hash, stream, uuid};
+use crate::random::{hash, stream};
 use crate::{Layout, Spec, bucket};
 
 /// The provider's own machines.
 const INSTANCES: usize = 64;
+
+/// The largest customers, by size.
+const NAMES: [&str; 12] = [
+    "acme",
+    "bakery",
+    "climbing-gym",
+    "dance-school",
+    "escape-room",
+    "florist",
+    "guitar-lessons",
+    "hair-salon",
+    "ice-rink",
+    "judo-club",
+    "kite-school",
+    "law-office",
+];
+
+/// The id of the customer of a rank: one that a person remembers, or its number.
+fn customer_name(rank: u32) -> String {
+    let at = usize::try_from(rank).ok().and_then(|rank| rank.checked_sub(1));
+    match at.and_then(|at| NAMES.get(at)) {
+        Some(name) => (*name).to_owned(),
+        None => format!("customer-{rank:04}"),
+    }
+}
 
 /// One line of a bill.
 pub(crate) struct Line {
@@ -46,8 +71,7 @@ pub(crate) struct Pool {
 
 impl Pool {
     pub(crate) fn new(spec: &Spec) -> Self {
-        let mut chance = stream(spec.seed, 0);
-        let customers = (0..spec.customers).map(|_| uuid(&mut chance)).collect();
+        let customers = (1..=spec.customers).map(customer_name).collect();
         let parts = (1..=u64::from(spec.customers)).scan(0, |end, rank| {
             *end += (1 << 32) / rank;
             Some(*end)

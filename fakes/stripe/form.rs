@@ -1,7 +1,7 @@
 //! The parameters of a request, read strictly: a parameter that the endpoint does not read is an
 //! error.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::answers::{self, Answer};
 
@@ -88,6 +88,16 @@ impl Params {
         let is_index = |within: &str| within.bytes().all(|byte| byte.is_ascii_digit());
         let taken = self.pairs.extract_if(.., |(given, _)| bracketed(given, name).is_some_and(is_index));
         taken.map(|(_, value)| value).collect()
+    }
+
+    /// The places of a list of objects, in order: `name[0]`, `name[1]`, … of `name[0][key]`.
+    pub(crate) fn places(&self, name: &str) -> Vec<String> {
+        let number = |given: &str| -> Option<u32> {
+            let (index, _) = given.strip_prefix(name)?.strip_prefix('[')?.split_once(']')?;
+            index.parse().ok()
+        };
+        let numbers: BTreeSet<u32> = self.pairs.iter().filter_map(|(given, _)| number(given)).collect();
+        numbers.into_iter().map(|number| format!("{name}[{number}]")).collect()
     }
 
     /// A map: `name[key]`.

@@ -1,12 +1,12 @@
 //! A stateful fake of Stripe's usage-based billing API over HTTP, for demos, tests and benches.
 //!
-//! It implements meters, meter events with their adjustments and summaries, prices, subscriptions
-//! and customers. It also computes the invoices that Stripe would make: which invoice each event
-//! is on, and which events were taken and are on none. It is as strict as Stripe's documentation:
-//! an identifier is refused for a day after its use, answers are stored under their
-//! Idempotency-Key, only one call at a time passes for each customer and meter, and unknown
-//! parameters are errors. A script of faults makes it fail in every way in which a server and its
-//! network can fail.
+//! It implements meters, meter events with their adjustments and summaries, prices with their
+//! products, subscriptions and customers. It also computes the invoices that Stripe would make:
+//! which invoice each event is on, and which events were taken and are on none. It is as strict as
+//! Stripe's documentation: an identifier is refused for a day after its use, answers are stored
+//! under their Idempotency-Key, only one call at a time passes for each customer and meter, and
+//! unknown parameters are errors. A script of faults makes it fail in every way in which a server
+//! and its network can fail.
 //!
 //! It shares no code with the worker that it tests, so that a misreading of Stripe's rules is not
 //! made twice. "By belief" marks behaviour that was chosen here because the real Stripe's is
@@ -25,8 +25,11 @@ mod ledger;
 mod lists;
 mod meter_events;
 mod meters;
+mod new_prices;
+mod new_subscriptions;
 mod periods;
 mod prices;
+mod products;
 mod recorded;
 mod serving;
 mod subscriptions;
@@ -37,6 +40,8 @@ mod tests;
 mod tests_faults;
 #[cfg(test)]
 mod tests_items;
+#[cfg(test)]
+mod tests_setup;
 mod world;
 
 use std::time::Duration;

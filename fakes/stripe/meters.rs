@@ -94,8 +94,13 @@ impl World {
         &self.meters[place]
     }
 
+    /// The meter with this id.
+    pub(crate) fn meter_with(&self, id: &str) -> Option<&Meter> {
+        self.meters.iter().find(|meter| meter.id == id)
+    }
+
     fn meter(&self, id: &str) -> Result<&Meter, Answer> {
-        self.meters.iter().find(|meter| meter.id == id).ok_or_else(|| answers::not_found("billing meter", id))
+        self.meter_with(id).ok_or_else(|| answers::not_found("billing meter", id))
     }
 
     /// Whether a meter with this event name may become active. The text is by belief.

@@ -7,7 +7,7 @@ use rust_decimal::{Decimal, RoundingStrategy};
 use serde_json::{Value, json};
 
 use crate::World;
-use crate::answers::Answer;
+use crate::answers::{self, Answer};
 use crate::form::Params;
 use crate::lists::{Page, list};
 
@@ -49,10 +49,14 @@ pub(crate) struct Price {
     pub(crate) event_name: String,
     pub(crate) meter: String,
     pub(crate) currency: String,
-    unit_amount_decimal: String,
-    lookup_key: Option<String>,
-    active: bool,
-    created: i64,
+    /// Empty where the price has tiers.
+    pub(crate) unit_amount_decimal: String,
+    pub(crate) lookup_key: Option<String>,
+    pub(crate) nickname: Option<String>,
+    pub(crate) active: bool,
+    pub(crate) created: i64,
+    /// None: a product of its own, which nobody made.
+    pub(crate) product: Option<String>,
     pub(crate) terms: PriceTerms,
 }
 
@@ -179,8 +183,9 @@ impl Price {
         object
     }
 
-    fn product(&self) -> String {
-        format!("prod_{}", self.id.trim_start_matches("price_"))
+    pub(crate) fn product(&self) -> String {
+        let own = || format!("prod_{}", self.id.trim_start_matches("price_"));
+        self.product.clone().unwrap_or_else(own)
     }
 
     pub(crate) fn to_json(&self, livemode: bool) -> Value {
@@ -195,7 +200,7 @@ impl Price {
             "livemode": livemode,
             "lookup_key": self.lookup_key,
             "metadata": {},
-            "nickname": null,
+            "nickname": self.nickname,
             "product": self.product(),
             "recurring": {
                 "interval": self.interval(),
@@ -228,7 +233,7 @@ impl Price {
             "livemode": livemode,
             "metadata": {},
             "meter": self.meter(),
-            "nickname": null,
+            "nickname": self.nickname,
             "product": self.product(),
             "tiers_mode": self.tiers_mode(),
             "transform_usage": self.transform_json(),
@@ -257,14 +262,21 @@ impl World {
             currency: currency.to_owned(),
             unit_amount_decimal: unit_amount_decimal.to_owned(),
             lookup_key: lookup_key.map(str::to_owned),
+            nickname: None,
             active: true,
             created: self.now(),
+            product: None,
             terms: PriceTerms::default(),
         };
-        match self.price_places.get(id) {
+        self.put_price(price);
+    }
+
+    /// Adds a price, or replaces the one with its id.
+    pub(crate) fn put_price(&mut self, price: Price) {
+        match self.price_places.get(&price.id) {
             Some(&place) => self.prices[place] = price,
             None => {
-                self.price_places.insert(id.to_owned(), self.prices.len());
+                self.price_places.insert(price.id.clone(), self.prices.len());
                 self.prices.push(price);
             }
         }
@@ -291,6 +303,15 @@ impl World {
     /// The price with this id.
     pub(crate) fn price(&self, id: &str) -> Option<&Price> {
         self.price_places.get(id).and_then(|&place| self.prices.get(place))
+    }
+
+    /// GET /v1/prices/{id}
+    pub(crate) fn retrieve_price(&self, id: &str, mut params: Params) -> Result<Value, Answer> {
+        let expand = params.expand(&["currency_options", "tiers"])?;
+        params.finish()?;
+        let price = self.price(id).ok_or_else(|| answers::not_found("price", id))?;
+        let expand: Vec<String> = expand.iter().map(|field| format!("data.{field}")).collect();
+        Ok(price.to_expanded_json(self.options.livemode, &expand))
     }
 
     /// GET /v1/prices

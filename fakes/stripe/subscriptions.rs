@@ -222,7 +222,7 @@ impl World {
             assert!(!subscription.prices[..place].contains(price), "{id} has the price {price} twice");
             assert!(known.charges_in(&currency), "{id} is in {currency}, and {price} cannot charge in it");
         }
-        let customer = Customer { created: subscription.started, deleted: false };
+        let customer = Customer { created: subscription.started, ..Customer::default() };
         self.customers.entry(subscription.customer.clone()).or_insert(customer);
         match self.subscription_places.get(&subscription.id) {
             Some(&place) => self.subscriptions[place] = subscription,
@@ -289,7 +289,7 @@ impl World {
         }
     }
 
-    fn subscription(&self, id: &str) -> Option<&Subscription> {
+    pub(crate) fn subscription(&self, id: &str) -> Option<&Subscription> {
         self.subscription_places.get(id).and_then(|&place| self.subscriptions.get(place))
     }
 
@@ -301,7 +301,7 @@ impl World {
 
     /// The items. By belief they keep the scheduled end of the period when the subscription is
     /// cancelled at once.
-    fn items(&self, subscription: &Subscription) -> Vec<Value> {
+    pub(crate) fn items(&self, subscription: &Subscription) -> Vec<Value> {
         let at = subscription.ended.map_or(self.now(), |ended| (ended - 1).min(self.now()));
         let (start, end) = subscription.scheduled_period(at);
         let prices = subscription.prices.iter().filter_map(|id| self.price(id));
@@ -329,7 +329,7 @@ impl World {
         prices.map(item).collect()
     }
 
-    fn subscription_json(&self, subscription: &Subscription) -> Value {
+    pub(crate) fn subscription_json(&self, subscription: &Subscription) -> Value {
         let mut items = self.items(subscription);
         let scheduled = items.first().map_or(Value::Null, |item| item["current_period_end"].clone());
         let pause = if subscription.paused { json!({ "behavior": "void", "resumes_at": null }) } else { Value::Null };
@@ -415,6 +415,13 @@ impl World {
         Ok(self.subscription_json(subscription))
     }
 
+    /// GET /v1/subscription_items/{id}
+    pub(crate) fn retrieve_subscription_item(&self, id: &str, params: Params) -> Result<Value, Answer> {
+        params.finish()?;
+        let all = self.subscriptions.iter().flat_map(|subscription| self.items(subscription));
+        all.into_iter().find(|item| item["id"] == id).ok_or_else(|| answers::not_found("subscription item", id))
+    }
+
     /// GET /v1/subscription_items
     pub(crate) fn list_subscription_items(&self, mut params: Params) -> Result<Value, Answer> {
         let page = Page::of(&mut params)?;
@@ -430,7 +437,7 @@ impl World {
 }
 
 /// The id of the item with a price.
-fn item_id(subscription: &Subscription, price: &str) -> String {
+pub(crate) fn item_id(subscription: &Subscription, price: &str) -> String {
     let of = |id: &str| id.split_once('_').map_or(id, |(_, rest)| rest).to_owned();
     format!("si_{}_{}", of(&subscription.id), of(price))
 }

@@ -1,6 +1,6 @@
 //! The whole state of the fake, and its setup.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use crate::Options;
@@ -9,14 +9,19 @@ use crate::keys::Keys;
 use crate::ledger::{Event, Ledger};
 use crate::meters::Meter;
 use crate::prices::Price;
+use crate::products::Product;
 use crate::recorded::{Counts, Recorded};
 use crate::subscriptions::Subscription;
 
 /// A customer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Customer {
     pub(crate) created: i64,
     pub(crate) deleted: bool,
+    pub(crate) name: Option<String>,
+    pub(crate) email: Option<String>,
+    pub(crate) description: Option<String>,
+    pub(crate) metadata: BTreeMap<String, String>,
 }
 
 /// The whole state of the fake.
@@ -26,6 +31,7 @@ pub struct World {
     pub(crate) meters: Vec<Meter>,
     pub(crate) prices: Vec<Price>,
     pub(crate) price_places: HashMap<String, usize>,
+    pub(crate) products: BTreeMap<String, Product>,
     pub(crate) subscriptions: Vec<Subscription>,
     pub(crate) subscription_places: HashMap<String, usize>,
     pub(crate) ledger: Ledger,
@@ -46,6 +52,7 @@ impl World {
             meters: Vec::new(),
             prices: Vec::new(),
             price_places: HashMap::new(),
+            products: BTreeMap::new(),
             subscriptions: Vec::new(),
             subscription_places: HashMap::new(),
             ledger: Ledger::default(),
@@ -124,7 +131,7 @@ impl World {
     }
 
     pub fn add_customer(&mut self, id: &str) {
-        let customer = Customer { created: self.now(), deleted: false };
+        let customer = Customer { created: self.now(), ..Customer::default() };
         self.customers.insert(id.to_owned(), customer);
     }
 

@@ -175,7 +175,13 @@ pub const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
     ("config check", &[("every fault, with its line", "meter config check")]),
     ("config show", &[("what holds, secrets masked", "meter config show")]),
     ("demo", &[("a look round, in a new folder", "meter demo --keep demo")]),
-    ("demo generate", &[("a bill to try with", "meter demo generate bucket --month 2026-10 --customers 50")]),
+    (
+        "demo generate",
+        &[
+            ("a bill to try with", "meter demo generate bucket --month 2026-10 --customers 50"),
+            ("three months of a bucket", "meter demo generate s3 --bucket my-bills --prefix exports --months 3"),
+        ],
+    ),
     ("demo stripe", &[("a made-up Stripe", "meter demo stripe --listen 127.0.0.1:4242")]),
     (
         "completions",

@@ -1,4 +1,4 @@
-//! `meter demo generate`: one made-up bill in AWS's own layout, and the reports about a bucket that
+//! `meter demo generate`: made-up bills in AWS's own layout, and the reports about a bucket that
 //! all customers share.
 
 use std::path::{Path, PathBuf};
@@ -10,27 +10,42 @@ use fake_aws::inventories::Form;
 use fake_aws::{FileKind, Layout, Spec};
 use jiff::Timestamp;
 
-use crate::config::Config;
+use crate::config::{Config, is_bucket_name};
 use crate::exit::{BadUsage, Exit};
 use crate::print;
 
+/// Most months of one run.
+const MOST_MONTHS: u8 = 24;
+
 #[derive(Debug, ClapArgs)]
 pub(super) struct Generate {
-    /// Folder in the place of a bucket
+    /// Folder in the place of a bucket; with --bucket, one that holds buckets
     folder: PathBuf,
+    /// Write into FOLDER/NAME, as S3 servers on a folder keep the bucket NAME
+    #[arg(long, value_name = "NAME")]
+    bucket: Option<String>,
+    /// Prefix of the export in the bucket
+    #[arg(long, value_name = "PREFIX", default_value = "cur")]
+    prefix: String,
+    /// Key of the cost allocation tag [default: that of the configuration]
+    #[arg(long, value_name = "KEY")]
+    tag: Option<String>,
     /// Month [default: the current one]
     #[arg(long, value_name = "YYYY-MM")]
     month: Option<Month>,
+    /// Months up to that one, each with its bill
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    months: u8,
     /// Layout
     #[arg(long, value_enum, default_value_t = Kind::Cur2)]
     format: Kind,
     /// Kind of the data files
     #[arg(long, value_enum, default_value_t = Files::Parquet)]
     files_as: Files,
-    /// Lines
+    /// Lines of a bill
     #[arg(long, default_value_t = 20_000)]
     rows: u64,
-    /// Data files
+    /// Data files of a bill
     #[arg(long, default_value_t = 2)]
     files: u32,
     /// Customers
@@ -77,6 +92,54 @@ pub(super) fn run(args: &Generate, config: &Config, now: Timestamp) -> anyhow::R
     if args.files == 0 || args.rows == 0 || args.customers == 0 {
         return Err(BadUsage("--rows, --files and --customers must be at least 1".into()).into());
     }
+    let root = bucket_folder(args)?;
+    for month in months(args, month)? {
+        bill(args, (&root, month), config, now)?;
+    }
+    if let Some(name) = &args.bucket {
+        let prefix = args.prefix.trim_matches('/');
+        print::out(&format!("in a bucket: `aws s3 sync {} s3://{name}`, or an S3 server on the", root.display()));
+        print::out(&format!(
+            "folder {}; without one: `meter init --bucket {}/{prefix}`",
+            args.folder.display(),
+            root.display()
+        ));
+    }
+    Ok(Exit::Ok)
+}
+
+/// The folder that stands for the bucket, once bucket and prefix are what S3 could have.
+fn bucket_folder(args: &Generate) -> anyhow::Result<PathBuf> {
+    let fault = |text: String| Err(BadUsage(text).into());
+    if args.prefix.split('/').any(|part| part == ".." || part == ".") || args.prefix.contains("//") {
+        return fault(format!("--prefix `{}` is no prefix of a bucket: write exports/meter", args.prefix));
+    }
+    if let Some(why) = args.tag.as_deref().and_then(Config::tag_key_fault) {
+        return fault(format!("--tag: {why}"));
+    }
+    match &args.bucket {
+        None => Ok(args.folder.clone()),
+        Some(name) if is_bucket_name(name) && !name.starts_with('.') => Ok(args.folder.join(name)),
+        Some(name) => fault(format!(
+            "--bucket `{name}` is no bucket name: at least 3 of a-z, 0-9, `-`, `.` and `_`, such as my-billing-bucket"
+        )),
+    }
+}
+
+/// The months with a bill, oldest first.
+fn months(args: &Generate, last: Month) -> anyhow::Result<Vec<Month>> {
+    if !(1..=MOST_MONTHS).contains(&args.months) {
+        return Err(BadUsage(format!("--months must be 1 to {MOST_MONTHS}, not {}", args.months)).into());
+    }
+    if args.months > 1 && args.shared_bucket.is_some() {
+        let why = "--shared-bucket makes S3's reports of one month: leave --months away, and run it for each --month";
+        return Err(BadUsage(why.into()).into());
+    }
+    Ok(last.back_to(args.months - 1))
+}
+
+/// Makes the bill of a month in the folder that stands for the bucket.
+fn bill(args: &Generate, (root, month): (&Path, Month), config: &Config, now: Timestamp) -> anyhow::Result<()> {
     let mut spec = Spec {
         layout: match args.format {
             Kind::Legacy => Layout::Legacy,
@@ -93,17 +156,21 @@ pub(super) fn run(args: &Generate, config: &Config, now: Timestamp) -> anyhow::R
         seed: args.seed,
         restated: args.restated,
         create_new: !args.overwrite,
-        tag_key: config.tag_keys().swap_remove(0),
+        tag_key: args.tag.clone().unwrap_or_else(|| config.tag_keys().swap_remove(0)),
+        prefix: args.prefix.clone(),
         ..spec_of(month, now)?
     };
+    if let Some(name) = &args.bucket {
+        spec.bucket.clone_from(name);
+    }
     let bucket = match &args.shared_bucket {
         Some(name) => Some(share_bucket(&mut spec, name)?),
         None => None,
     };
-    if args.folder.is_file() {
-        return Err(BadUsage(format!("{} is a file; name a folder", args.folder.display())).into());
+    if root.is_file() {
+        return Err(BadUsage(format!("{} is a file; name a folder", visible::path(root))).into());
     }
-    let export = fake_aws::write(&args.folder, &spec)?;
+    let export = fake_aws::write(root, &spec)?;
     print::out(&format!(
         "{} lines in {} files; manifest {}",
         print::count(export.rows),
@@ -111,16 +178,16 @@ pub(super) fn run(args: &Generate, config: &Config, now: Timestamp) -> anyhow::R
         export.manifest.display()
     ));
     if let Some(bucket) = bucket {
-        let (inventories, logs) = write_reports(&bucket, &args.folder, (&spec, now))?;
+        let (inventories, logs) = write_reports(&bucket, root, (&spec, now))?;
         print::out(&format!(
             "{} Inventories in {}; {} files of access logs in {}",
             inventories,
-            args.folder.join("inventory").join(&bucket.spec().bucket).join("meter").display(),
+            root.join("inventory").join(&bucket.spec().bucket).join("meter").display(),
             print::count(u64::try_from(logs)?),
-            args.folder.join("access-logs").display()
+            root.join("access-logs").display()
         ));
     }
-    Ok(Exit::Ok)
+    Ok(())
 }
 
 /// Puts the lines of a shared bucket into a bill: in its first version some days lack a part.

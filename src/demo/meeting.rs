@@ -13,7 +13,7 @@ use jobs::context::Context;
 use jobs::enforce_budgets::EnforceBudgets;
 use jobs::job::Job;
 
-use super::step::step;
+use super::step::{result, step};
 use crate::format::{moment, money, quantity};
 use crate::print;
 
@@ -27,7 +27,7 @@ const ATTENDEES: i64 = 50;
 const AGO: SignedDuration = SignedDuration::from_secs(60);
 
 pub(super) async fn block(context: &Context, now: Timestamp) -> anyhow::Result<()> {
-    step(14, "a meeting reaches its budget and is blocked; AWS's bill has nothing of it");
+    step(14, "A meeting reaches its budget, and is blocked before AWS bills it");
     let began = now.checked_sub(AGO)?.max(Month::of(now).previous().last_day().end());
     customer_with_budget(context, now).await?;
     let e = decide(context, began).await?;
@@ -59,9 +59,9 @@ pub(super) async fn block(context: &Context, now: Timestamp) -> anyhow::Result<(
     line(until, &format!("may_use: {}, {reason}", if allowed { "yes" } else { "no" }));
     measure(context, "meeting", Measured::Stops, until).await?;
     line(until, "stop_use: the backend ends the meeting");
-    print::out("");
-    let [used, measured, billed] = [e.used, e.used_measured, e.used_billed].map(quantity);
-    print::out(&format!("Used: {used} minutes. Measured: {measured} of them. On AWS's bill: {billed}."));
+    let [more, measured, billed] = [e.used - e.included, e.used_measured, e.used_billed].map(quantity);
+    let cost = money(e.overage_cost_minor, &e.currency);
+    result(&format!("{more} minutes for {cost}. Measured: {measured}. On AWS's bill: {billed}."));
     decide(context, now.max(until)).await?;
     Ok(())
 }

@@ -4,22 +4,21 @@ use std::path::Path;
 
 use anyhow::anyhow;
 use books::shared_bucket::Remainder;
-use books::shared_bucket::stored::BookedShare;
-use books::units::calendar::Day;
+use books::units::quantity::Quantity;
 use jiff::Timestamp;
 use jobs::context::Context;
 use jobs::ingest_access_logs::IngestAccessLogs;
+use jobs::ingest_cur::IngestReport;
 use jobs::ingest_inventory::IngestInventory;
 use jobs::job::Job;
 
+use super::step::{result, usd};
 use crate::config::{ReportConfig, SharedBucketConfig};
 use crate::print;
 
 pub(super) const BUCKET: &str = "demo-uploads";
 /// The folder with the reports, beside the bucket with the bill.
 pub(super) const REPORTS: &str = "reports";
-/// Days of the bill that are shown.
-const SHOWN: i32 = 5;
 
 /// The bucket, with S3's reports in a folder.
 pub(super) fn config(folder: &Path) -> SharedBucketConfig {
@@ -58,12 +57,17 @@ pub(super) async fn read(context: &Context, now: Timestamp) -> anyhow::Result<()
     Ok(())
 }
 
-/// Shows the newest days of the bill.
-pub(super) async fn show(context: &Context, now: Timestamp) -> anyhow::Result<()> {
-    let today = i32::try_from(now.as_second().div_euclid(86_400))?;
-    let day = |epoch: i32| Day::from_epoch(epoch).unwrap_or(Day::EPOCH);
-    let shares: Vec<BookedShare> = context.books.booked_shares(day(today - SHOWN), day(today)).await?;
-    print::out(&format!("$ meter shared {BUCKET} --days {SHOWN}"));
-    print::shared::booked(&shares);
-    Ok(())
+/// Shows how the bill of the bucket is divided.
+pub(super) fn show(report: &IngestReport) {
+    let charges =
+        report.meters.iter().filter(|m| ["storage_cost(USD)", "transfer_cost(USD)"].contains(&&*m.totals.meter));
+    let charges: Quantity = charges.map(|m| m.totals.booked).sum();
+    for (meter, unit) in [("storage_gb", "GB-months"), ("transfer_gb", "GB")] {
+        let days = || report.shared_days.iter().filter(move |day| day.meter == meter);
+        let billed: Quantity = days().map(|day| day.billed).sum();
+        let apportioned: Quantity = days().map(|day| day.apportioned).sum();
+        let (has, of) = (print::rounded(apportioned, 2), print::rounded(billed, 2));
+        print::out(&format!("{BUCKET}, {meter}: customers have {has} of {of} {unit}"));
+    }
+    result(&format!("the rest is not settled yet, or the house's. Storage and transfer cost {} at AWS.", usd(charges)));
 }

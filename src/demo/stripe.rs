@@ -8,45 +8,47 @@ use std::sync::Arc;
 use anyhow::{Context as _, anyhow};
 use books::stripe::comparison::ComparisonFilter;
 use books::units::calendar::Month;
-use fake_stripe::{FakeStripe, Fault, Options, Subscription};
+use books::units::quantity::Quantity;
+use fake_stripe::{FakeStripe, Fault, InvoiceLine, Options, Subscription};
 use jiff::{SignedDuration, Timestamp};
 use jobs::context::Context;
 use jobs::job::Mode;
-use jobs::push_stripe::bill::{WantedBills, WantedPeriods, bills};
+use jobs::push_stripe::bill::{Bills, WantedBills, WantedPeriods, bills};
 use jobs::push_stripe::{PushReport, push};
 use jobs::reconcile_stripe::reconcile;
 use jobs::roll_periods::roll;
 use jobs::sync_stripe::{SyncScope, sync};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::step::step;
+use super::step::{at_price, on_purpose, result, step, usd};
 use crate::config::{Config, Secret, StripeMeterConfig};
 use crate::exit::Exit;
-use crate::margin::margins;
+use crate::format::{change, money, two_decimals};
 use crate::print;
-use crate::print::bill::View;
 use crate::print::reconcile::MOST;
-use crate::statement::StatementSettings;
+use crate::print::several;
 
 /// The key of an account that does not exist.
 const KEY: &str = "sk_test_demo";
 const EVENT: &str = "demo_chime_milliminutes";
 const SUBSCRIBERS: usize = 3;
+/// Stripe counts thousandths of a minute.
+const PER_UNIT: i64 = 1000;
 
 /// The meter in Stripe of the demo's meter.
 pub(super) fn meters() -> BTreeMap<String, StripeMeterConfig> {
-    let mapping = StripeMeterConfig { event_name: EVENT.into(), per_unit: 1000.into(), display_name: None };
+    let mapping = StripeMeterConfig { event_name: EVENT.into(), per_unit: PER_UNIT.into(), display_name: None };
     BTreeMap::from([("chime_minutes".to_owned(), mapping)])
 }
 
 /// Bills the month so far to customers who subscribed on its first day; `restate` has AWS change
-/// its mind.
+/// its mind. Returns the bill of the largest.
 pub(super) async fn bill(
     context: &Context,
     config: &Config,
     now: Timestamp,
     restate: impl AsyncFnOnce() -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Bills> {
     let month = Month::of(now);
     let usage = context.books.usage(month, None).await?;
     let mut chime: Vec<_> = usage.iter().filter(|u| u.known && u.meter == "chime_minutes").collect();
@@ -59,11 +61,11 @@ pub(super) async fn bill(
     let context = Context { billing: Arc::new(crate::wiring::billing(&config.stripe)?), ..context.clone() };
     let failed = |f: jobs::job::Failure| anyhow!("{:#}", f.error());
 
-    step(10, "Stripe: a made-up account, with a meter, a price, and subscriptions since the first of the month");
+    step(10, "Stripe bills what is beyond the plan: a made-up account, and its first push");
+    on_purpose("Stripe takes an event and its answer is lost; another meets a rate limit.");
     account(&stripe, &context, &who, month).await?;
     sync(&context.books, &context.billing, now, SyncScope::All).await.map_err(failed)?;
     roll(&context.books, now, Mode::Write).await?;
-    print::out("$ meter push");
     let mut nth = 0;
     stripe.world().set_faults(move |seen| {
         nth += u8::from(seen.path.ends_with("meter_events"));
@@ -73,59 +75,104 @@ pub(super) async fn bill(
             .copied()
             .flatten()
     });
-    print::push::show(&push(&context.books, &context.billing, now).await.map_err(failed)?, &config);
+    let first = pushed(&context, now).await?;
     stripe.world().clear_faults();
+    let (minutes, cost) = planned(&first)?;
+    result(&format!("{} minutes, {}, are on their way.", print::quantity(minutes), usd(cost)));
 
-    step(11, "a minute later: what was unconfirmed is sent again under its own name, and Stripe counts it once");
+    step(11, "A minute later, what had no answer is sent again under its own name");
     let later = now + SignedDuration::from_secs(60);
-    print::out("$ meter push");
-    print::push::show(&push(&context.books, &context.billing, later).await.map_err(failed)?, &config);
+    pushed(&context, later).await?;
+    let (minutes, cents) = invoiced(&stripe, &who);
+    let (minutes, cost) = (print::quantity(minutes), money(cents, "USD"));
+    result(&format!("Stripe counts each event once: {minutes} minutes, {cost}."));
 
-    step(12, "AWS restates the bill; only the differences go to Stripe, up and down");
+    step(12, "AWS restates the bill again, and only the differences go to Stripe");
+    on_purpose("AWS corrects amounts that were billed already.");
     restate().await?;
-    print::out("$ meter push");
-    let report: PushReport = push(&context.books, &context.billing, later).await.map_err(failed)?;
-    print::push::show(&report, &config);
+    let (minutes, cost) = planned(&pushed(&context, later).await?)?;
+    result(&format!("{} minutes, {}, go to the open invoices.", change(minutes), usd(cost)));
 
-    step(13, "what AWS billed, what the ledger holds, what Stripe has; and what the invoices say");
-    for customer in &who {
-        reconcile(&context, later, Some(customer.clone())).await.map_err(failed)?;
-    }
-    let start = month.previous().last_day().end().as_second();
-    let mut periods = vec![];
-    for customer in &who {
-        let meters = context.billing.meters.keys().cloned().collect();
-        let starts = start..later.as_second();
-        let filter = ComparisonFilter { customer: Some(customer.clone()), meters, starts, limit: MOST };
-        let compared = context.books.compare(filter);
-        periods.extend(compared.await?);
-    }
-    print::reconcile::periods(&periods, &context.billing, later);
-    let lines = who.iter().flat_map(|c| stripe.world().invoices(&format!("cus_{c}")));
-    let row = |l: fake_stripe::InvoiceLine| {
-        let cents = l.amount.normalize().to_string();
-        vec![l.subscription, l.event_name, l.quantity.normalize().to_string(), cents]
-    };
-    print::out("");
-    print::table(&["invoice of", "line", ">quantity", ">cents"], lines.map(row).collect());
-    if let Some(customer) = who.first() {
-        print::out("");
-        print::out(&format!("$ meter bill {customer}"));
-        let wanted = WantedBills { customer: Some(customer.clone()), periods: WantedPeriods::Current };
-        let found = bills(&context.books, &context.billing, wanted, later).await?;
-        print::bill::show(&found, View::Lines, &config.units());
-        print::out("");
-        print::out(&format!("$ meter margin {customer}"));
-        let wanted = WantedBills { customer: Some(customer.clone()), periods: WantedPeriods::Current };
-        let settings = StatementSettings::new(&config, crate::wiring::billing(&config.stripe)?);
-        let found = margins(&context.books, &settings, wanted, Month::of(later), later).await?;
-        print::margin::show(&found, View::Lines);
-    }
-    let counts = stripe.world().counts();
-    print::out("");
-    print::out(&format!("{} events were counted, none of them twice", counts.events_applied));
+    step(13, "AWS's bill, the books and Stripe are compared");
+    let invoice = compared(&context, (&stripe, &who), month, later).await?;
     stripe.stop().await;
-    Ok(())
+    Ok(invoice)
+}
+
+/// Pushes, and shows what was sent.
+async fn pushed(context: &Context, now: Timestamp) -> anyhow::Result<PushReport> {
+    print::out("$ meter push");
+    let report = push(&context.books, &context.billing, now).await.map_err(|f| anyhow!("{:#}", f.error()))?;
+    let mut rows = vec![];
+    for event in &report.events {
+        let minutes = Quantity::of_stripe(event.value, PER_UNIT.into());
+        let cost = two_decimals(at_price(minutes)?);
+        rows.push(vec![event.customer.clone(), print::quantity(minutes), event.value.to_string(), cost]);
+    }
+    if !rows.is_empty() {
+        print::table(&["customer", ">minutes", ">value of the event", ">USD"], rows);
+    }
+    let PushReport { attempts, accepted, unconfirmed, retried, .. } = &report;
+    print::out(&format!("{attempts} sent: {accepted} accepted, {unconfirmed} unconfirmed, {retried} to be sent again"));
+    Ok(report)
+}
+
+/// Minutes of planned events, and what they cost.
+fn planned(report: &PushReport) -> anyhow::Result<(Quantity, Quantity)> {
+    let value = report.events.iter().map(|event| event.value).sum();
+    let minutes = Quantity::of_stripe(value, PER_UNIT.into());
+    Ok((minutes, at_price(minutes)?))
+}
+
+fn customer_id(customer: &str) -> String {
+    format!("cus_{customer}")
+}
+
+/// Minutes and cents of Stripe's invoices.
+fn invoiced(stripe: &FakeStripe, who: &[String]) -> (Quantity, i64) {
+    let world = stripe.world();
+    let lines: Vec<InvoiceLine> = who.iter().flat_map(|customer| world.invoices(&customer_id(customer))).collect();
+    let units = lines.iter().filter_map(|line| i64::try_from(line.quantity).ok()).sum();
+    let cents = lines.iter().filter_map(|line| i64::try_from(line.amount).ok()).sum();
+    (Quantity::of_stripe(units, PER_UNIT.into()), cents)
+}
+
+/// Compares the books with Stripe, customer by customer. Returns the bill of the first.
+async fn compared(
+    context: &Context,
+    (stripe, who): (&FakeStripe, &[String]),
+    month: Month,
+    now: Timestamp,
+) -> anyhow::Result<Bills> {
+    print::out("$ meter reconcile");
+    let start = month.previous().last_day().end().as_second();
+    let (mut rows, mut agree) = (vec![], true);
+    for customer in who {
+        reconcile(context, now, Some(customer.clone())).await.map_err(|f| anyhow!("{:#}", f.error()))?;
+        let meters = context.billing.meters.keys().cloned().collect();
+        let starts = start..now.as_second();
+        let filter = ComparisonFilter { customer: Some(customer.clone()), meters, starts, limit: MOST };
+        for period in context.books.compare(filter).await? {
+            let parts = period.conservation(PER_UNIT.into());
+            agree &= period.seen.is_some() && period.seen == period.expected;
+            let at_stripe = Quantity::of_stripe(period.seen.unwrap_or_default(), PER_UNIT.into());
+            let [booked, within, billed, seen] =
+                [parts.booked, parts.within, parts.billed, at_stripe].map(print::quantity);
+            rows.push(vec![customer.clone(), booked, within, billed, seen, two_decimals(at_price(parts.billed)?)]);
+        }
+    }
+    print::table(&["customer", ">booked", ">in the plan", ">billed", ">at Stripe", ">USD"], rows);
+    let (minutes, cents) = invoiced(stripe, who);
+    result(&format!(
+        "{} of {} minutes, {}: the books and Stripe {}. {} events were counted, none of them twice.",
+        several(who.len(), "invoice"),
+        print::quantity(minutes),
+        money(cents, "USD"),
+        if agree { "agree" } else { "DIFFER" },
+        stripe.world().counts().events_applied
+    ));
+    let wanted = WantedBills { customer: who.first().cloned(), periods: WantedPeriods::Current };
+    Ok(bills(&context.books, &context.billing, wanted, now).await?)
 }
 
 /// Meters of the account that [`serve`] runs: event name, price, and what a unit of Stripe costs in
@@ -176,13 +223,13 @@ async fn account(stripe: &FakeStripe, context: &Context, who: &[String], month: 
         world.add_meter(EVENT);
         world.add_price("price_demo", EVENT, "usd", "0.001", None);
         for customer in who {
-            let id = format!("cus_{customer}");
+            let id = customer_id(customer);
             world.add_customer(&id);
             world.add_subscription(Subscription::monthly(&format!("sub_{customer}"), &id, began, &["price_demo"]));
         }
     }
     for customer in who {
-        context.books.set_stripe_customer(customer, &format!("cus_{customer}")).await?;
+        context.books.set_stripe_customer(customer, &customer_id(customer)).await?;
     }
     Ok(())
 }

@@ -34,7 +34,7 @@ use books::Database;
 use jobs::stripe::check::CheckLine;
 use serde::Serialize;
 
-pub(crate) use self::terminal::{ColorWhen, Mark, TableWidth, end_page, page, set};
+pub(crate) use self::terminal::{ColorWhen, Mark, TableWidth, end_page, page, set, set_pipe_columns};
 pub(crate) use crate::format::{count, customer, quantity, rounded, several, span};
 use crate::visible;
 

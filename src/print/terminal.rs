@@ -49,11 +49,17 @@ struct Settings {
 }
 
 static SETTINGS: OnceLock<Settings> = OnceLock::new();
+static PIPE_COLUMNS: OnceLock<usize> = OnceLock::new();
 static PAGER: Mutex<Option<Child>> = Mutex::new(None);
 
 /// Says how this process prints, once.
 pub(crate) fn set(color: ColorWhen, width: TableWidth) {
     let _ = SETTINGS.set(Settings { color, width });
+}
+
+/// Says how wide what goes to a file or a pipe may be, which otherwise has no edge.
+pub(crate) fn set_pipe_columns(columns: usize) {
+    let _ = PIPE_COLUMNS.set(columns);
 }
 
 fn settings() -> Settings {
@@ -62,8 +68,11 @@ fn settings() -> Settings {
 
 /// The columns that a table may fill; none where there is no edge.
 pub(super) fn columns() -> Option<usize> {
-    if settings().width == TableWidth::Whole || !io::stdout().is_terminal() {
+    if settings().width == TableWidth::Whole {
         return None;
+    }
+    if !io::stdout().is_terminal() {
+        return PIPE_COLUMNS.get().copied();
     }
     terminal_size().map(|(Width(columns), _)| usize::from(columns))
 }

@@ -9,23 +9,53 @@ fn the_demo_shows_the_books_and_their_proof() {
     let folder = tempfile::tempdir().unwrap();
     let ran = crate::support::Ran::from(crate::support::output(meter(folder.path()).arg("demo"))).ends(0);
     let ran = ran.says(&[
-        "booked already; no data file was read",
+        "A made-up AWS bill becomes limits and invoices, with faults made on purpose.",
         "dry run, nothing was written",
         "no customer row yet",
-        "budget_spent",
-        "allowed -> BLOCKED",
-        "may not be used by",
-        "within_budget",
+        "chime_minutes: allowed -> BLOCKED: budget_spent",
+        "chime_minutes: BLOCKED -> allowed: within_budget",
         "unblocked",
-        "1 unconfirmed, 1 to be sent again",
-        "none of them twice",
+        "3 sent: 1 accepted, 1 unconfirmed, 1 to be sent again",
+        "2 sent: 2 accepted, 0 unconfirmed, 0 to be sent again",
         "demo-uploads, storage_gb: customers have",
-        "15. the proof",
+        "Result: all 10 rules hold",
+        "$ meter bill acme",
+        "meter demo --keep demo",
+        "meter --config demo/meter.toml work      # and open http://127.0.0.1:9464/",
     ]);
-    assert_eq!(ran.out.matches("  ok ").count(), 10, "{}", ran.out);
+    let sentences = ran.out.split_whitespace().collect::<Vec<_>>().join(" ");
+    for words in ["is booked already; no data file was read", "the books and Stripe agree", "none of them twice"] {
+        assert!(sentences.contains(words), "{words}: {}", ran.out);
+    }
     assert_eq!(ran.err, "");
+    each_step_ends_with_its_result(&ran.out);
     a_measured_meeting_is_blocked_at_its_budget(&ran.out);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the demo leaves nothing behind");
+}
+
+/// At 80 columns, with the money in each result, and an invoice that the plan's price makes.
+fn each_step_ends_with_its_result(out: &str) {
+    let wide: Vec<&str> = out.lines().filter(|line| line.chars().count() > 80).collect();
+    assert!(wide.is_empty(), "{}", wide.join("\n"));
+    assert!(!out.contains("no room for"), "{out}");
+    let lines = out.lines().count();
+    assert!(lines < 200, "{lines} lines are not read:\n{out}");
+    let (steps, invoice) = out.split_once("\n16. The invoice of acme\n").unwrap();
+    let faults: usize = steps.matches("Made on purpose: ").count();
+    assert!(faults >= 5, "{faults} faults:\n{steps}");
+    for n in 1..=15 {
+        let (_, step) = steps.split_once(&format!("\n{n}. ")).unwrap();
+        let step = step.split_once(&format!("\n{}. ", n + 1)).map_or(step, |(step, _)| step);
+        let (_, result) = step.rsplit_once("Result: ").unwrap_or_else(|| panic!("{n} has no result:\n{step}"));
+        let result = result.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(result.contains(" USD") || result.contains("(USD)"), "{n}: {result}");
+    }
+    let row = invoice.lines().find(|line| line.starts_with("chime_minutes  ")).unwrap();
+    let cells: Vec<&str> = row.split_whitespace().collect();
+    let number = |cell: &str| cell.replace(',', "").parse::<rust_decimal::Decimal>().unwrap();
+    let [_, included, used, billed, price, amount] = cells.as_slice() else { panic!("{row}") };
+    assert_eq!(number(used) - number(included), number(billed), "{row}");
+    assert_eq!((number(billed) * number(price)).round_dp(2), number(amount), "{row}");
 }
 
 /// The figures that the plan, the budget, the price and the attendees of the demo make.
@@ -34,15 +64,19 @@ fn a_measured_meeting_is_blocked_at_its_budget(out: &str) {
         let (_, rest) = out.split_once(from).unwrap_or_else(|| panic!("{from} is not in:\n{out}"));
         rest.split_once(to).unwrap().0.to_owned()
     };
-    let included: i64 = between("chime_minutes = { included = \"", "\"").parse().unwrap();
-    assert_eq!(between("chime_minutes = { included = \"", " report").split("price = ").nth(1), Some("\"0.01\","));
+    let plan = between("$ meter plan apply plans.toml", "turn_allocations");
+    let plan = plan.lines().find(|line| line.starts_with("chime_minutes")).unwrap();
+    let (_, plan) = plan.split_once("  ").unwrap();
+    let (included, price) = plan.trim().split_once("  ").unwrap();
+    let included: i64 = included.replace(',', "").parse().unwrap();
+    assert_eq!(price.trim(), "0.01 USD a minute");
     let step = between("\n14. ", "\n15. ");
     let written = |minutes: i64| format!("{},{:03}", minutes / 1000, minutes % 1000);
     let (cents, attendees) = (50, 50);
     for text in [
         format!("{} minutes of the plan. The budget of 0.50 USD pays for {cents} more.", written(included)),
         format!("start_use: {attendees} attendees join"),
-        format!("Used: {0} minutes. Measured: {0} of them. On AWS's bill: 0.", written(included + cents)),
+        format!("{cents} minutes for 0.50 USD. Measured: {}. On AWS's bill: 0.", written(included + cents)),
     ] {
         assert!(step.contains(&text), "{text} is not in:\n{step}");
     }
@@ -70,7 +104,7 @@ fn a_measured_meeting_is_blocked_at_its_budget(out: &str) {
 #[test]
 fn a_kept_demo_can_be_looked_around_in() {
     let place = Workspace::new();
-    place.run("demo --keep here").ends(0).says(&["Go on with: meter --config /", "here/meter.toml work|status|usage"]);
+    place.run("demo --keep here").ends(0).says(&["meter --config here/meter.toml work ", "http://127.0.0.1:9464/"]);
     place.run("demo --keep here").ends(2).says(&["is not empty"]);
     place.run("--config here/meter.toml usage").ends(0).says(&["chime_minutes", "total"]);
     place.run("--config here/meter.toml versions").ends(0).says(&["current"]);
@@ -332,6 +366,19 @@ fn help_tells_commands_and_exit_codes() {
     place.run("nonsense").ends(2);
     place.run("--log =x= versions").ends(2).says(&["--log"]);
     place.run("demo generate bucket --rows 0").ends(2);
+    for (options, said) in [
+        ("--bucket My_Bucket", "`My_Bucket` is no bucket name"),
+        ("--bucket ..", "`..` is no bucket name"),
+        ("--bucket my-bucket --prefix ../other", "`../other` is no prefix"),
+        ("--months 0", "--months must be 1 to 24, not 0"),
+        ("--months 25", "--months must be 1 to 24, not 25"),
+        ("--months 2 --shared-bucket uploads", "reports of one month"),
+        ("--tag  --months 2", "a value is required"),
+        ("--tag=---", "--tag: "),
+    ] {
+        place.run(&format!("demo generate made {options}")).ends(2).says(&[said]);
+    }
+    assert!(!place.path("made").exists() && !place.path("other").exists(), "nothing is written");
 }
 
 #[test]
@@ -344,4 +391,29 @@ fn a_database_that_cannot_be_written_is_said_to_be() {
         .run_with("migrate", &[("METER_DATABASE__URL", "file/meter.db")])
         .ends(1)
         .says(&["file/meter.db cannot be opened"]);
+}
+
+/// The names of somebody's own bucket, export and tag.
+#[test]
+fn bills_are_made_for_a_bucket_with_its_prefix_tag_and_months() {
+    let place = Workspace::with("");
+    let line = "demo generate s3 --bucket my-billing-bucket --prefix exports/eu --tag customer --months 3 --rows 900";
+    place
+        .run(&format!("{line} --month 2026-10"))
+        .ends(0)
+        .says(&["aws s3 sync s3/my-billing-bucket s3://my-billing-bucket"]);
+    let root = place.path("s3/my-billing-bucket/exports/eu/bill/metadata");
+    let mut months: Vec<String> =
+        std::fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    months.sort();
+    assert_eq!(months, ["BILLING_PERIOD=2026-08", "BILLING_PERIOD=2026-09", "BILLING_PERIOD=2026-10"]);
+    let manifest = std::fs::read_to_string(root.join("BILLING_PERIOD=2026-09/bill-Manifest.json")).unwrap();
+    assert!(manifest.contains("s3://my-billing-bucket/exports/eu/bill/"), "{manifest}");
+    let toml = "tag_key = \"customer\"\n[[exports]]\nname = \"main\"\nlocation = \"s3/my-billing-bucket/exports/eu\"\n";
+    std::fs::write(place.path("meter.toml"), toml).unwrap();
+    for month in ["2026-08", "2026-09", "2026-10"] {
+        place.run(&format!("ingest --month {month}")).ends(0).says(&["booked"]);
+        place.run(&format!("usage --month {month}")).ends(0).says(&["acme", "climbing-gym"]);
+    }
+    place.run("verify").ends(0);
 }
