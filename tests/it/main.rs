@@ -59,6 +59,7 @@ mod price_list;
 mod prometheus;
 mod quota;
 mod reach;
+mod release;
 mod restore;
 mod round_trips;
 mod rules;
