@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::skipped::skip;
+use crate::skipped::{list_as_skipped, skip};
 
 /// A Python with the packages of `.ci/requirements.txt`: `METER_TEST_PYTHON`.
 #[track_caller]
@@ -37,7 +37,7 @@ pub fn tool(name: &str) -> bool {
 pub fn shared(name: &str) -> Option<PathBuf> {
     let path = beside_the_checkout(name);
     if !path.exists() {
-        skip(format!("the checkout has no ../shared/{name} beside it"));
+        without_shared(&format!("the checkout has no ../shared/{name} beside it"));
         return None;
     }
     Some(path)
@@ -48,10 +48,23 @@ pub fn shared(name: &str) -> Option<PathBuf> {
 pub fn real_files() -> Option<PathBuf> {
     let folder = std::env::var_os("METER_TEST_DATA").map_or_else(|| beside_the_checkout("data"), PathBuf::from);
     if !folder.exists() {
-        skip("the checkout has no ../shared/data beside it, and METER_TEST_DATA names no folder of real AWS files");
+        let reason =
+            "the checkout has no ../shared/data beside it, and METER_TEST_DATA names no folder of real AWS files";
+        without_shared(reason);
         return None;
     }
     Some(folder)
+}
+
+/// These files are in no repository. `METER_TEST_WITHOUT_SHARED` is set where they cannot be, so
+/// that their tests are skipped there also in CI.
+#[track_caller]
+fn without_shared(reason: &str) {
+    if std::env::var_os("METER_TEST_WITHOUT_SHARED").is_some() {
+        list_as_skipped(reason);
+    } else {
+        skip(reason);
+    }
 }
 
 fn beside_the_checkout(name: &str) -> PathBuf {

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use crate::config::{Config, is_bucket_name};
 use crate::exit::{BadUsage, Exit};
 use crate::print;
+use crate::visible;
 
 /// Most months of one run.
 const MOST_MONTHS: u8 = 24;

@@ -199,7 +199,7 @@ fn the_demo_of_the_containers_bills_somebody() {
 }
 
 /// A program of the Python environment.
-fn beside(python: &Path, name: &str) -> PathBuf {
+pub(crate) fn beside(python: &Path, name: &str) -> PathBuf {
     python.parent().unwrap().join(name)
 }
 

@@ -60,6 +60,7 @@ mod prometheus;
 mod quota;
 mod reach;
 mod rehearsal;
+mod release;
 mod restore;
 mod round_trips;
 mod rules;
