@@ -115,8 +115,8 @@ fn a_person_accepts_what_was_looked_at() {
     let found = place.run(&format!("discover {MONTH} --json")).ends(0).json();
     assert_eq!((&found[0]["faults"][0]["kind"], &found[0]["faults"][0]["amount"]), (&"negative".into(), &"-1".into()));
     // the wrong version, and one that is not named well
-    place.run(&accept("22222222")).ends(1).says(&["no version that begins with `22222222` is on hold; on hold: 1111"]);
-    place.run(&accept("1111111")).ends(1).says(&["too short: give at least 8 characters"]);
+    place.run(&accept("22222222")).ends(2).says(&["no version that begins with `22222222` is on hold; on hold: 1111"]);
+    place.run(&accept("1111111")).ends(2).says(&["too short: give at least 8 characters"]);
     place.run(&format!("ingest --accept {V1}")).ends(2).says(&["--reason"]);
     unbooked();
     // files that were replaced under the same version

@@ -106,7 +106,7 @@ fn an_error_of_stripe_is_one_line_in_a_terminal_and_in_the_log() {
         run(&place, &line.split(' ').collect::<Vec<_>>(), &key);
     }
     run(&place, &["plan", "apply", "no\u{1b}[2J\nforged such file"], &[])
-        .ends(1)
+        .ends(2)
         .says(&[r"no\u{1b}[2J\nforged such file"]);
 
     // a job that fails with it: in the log, in the list, and beside its fields
