@@ -110,7 +110,7 @@ pub(crate) fn page() {
     let mut command = Command::new(program);
     command.args(words).stdin(Stdio::piped());
     if std::env::var_os("LESS").is_none() {
-        // one screen is shown at once, long lines are cut, colours are shown
+        // one screen is shown at once, colours are shown, and the text stays when less ends
         command.env("LESS", "FRX");
     }
     *PAGER.lock().unwrap_or_else(PoisonError::into_inner) = command.spawn().ok();
