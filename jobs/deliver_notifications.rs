@@ -17,6 +17,7 @@ use futures::future::join_all;
 use jiff::Timestamp;
 use reqwest::StatusCode;
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use standardwebhooks::{HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TIMESTAMP};
 use tokio::time::Instant;
@@ -50,7 +51,7 @@ const LONGEST_WAIT: i64 = 7200;
 pub struct DeliverNotifications {}
 
 /// How many notifications were due, by outcome; those to the operator apart.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct DeliverReport {
     pub delivered: u64,
     pub retried: u64,

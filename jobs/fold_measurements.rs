@@ -5,6 +5,7 @@
 //! it; a worker does so when it starts.
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::context::Context;
@@ -18,7 +19,7 @@ use books::units::calendar::Day;
 pub struct FoldMeasurements {}
 
 /// What a run changed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct FoldMeasurementsReport {
     /// What was over before this day is folded.
     pub before: Day,

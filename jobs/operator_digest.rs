@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use anyhow::anyhow;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -34,7 +35,7 @@ const DECIMALS: u32 = 2;
 pub struct OperatorDigest {}
 
 /// What a run made.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct OperatorDigestReport {
     /// The Monday of the week.
     pub week: String,

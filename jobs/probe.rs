@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use books::store::connection::params;
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::context::Context;
@@ -27,7 +28,7 @@ pub struct Probe {
 }
 
 /// What a probe did.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct ProbeReport {
     pub name: String,
     /// Runs of this name before this one.

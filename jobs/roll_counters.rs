@@ -6,6 +6,7 @@
 //! books, so a late, early or doubled run changes nothing.
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::context::Context;
@@ -18,7 +19,7 @@ use books::units::calendar::Month;
 pub struct RollCounters {}
 
 /// What a run changed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct RollCountersReport {
     /// The month of all counters now.
     pub month: Month,

@@ -8,6 +8,7 @@
 //! more goes to the period that takes its time. Closed counts never change.
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -36,7 +37,7 @@ pub struct RollPeriods {
 }
 
 /// The report of a run, or of a dry run.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, JsonSchema, Serialize)]
 pub struct RollPeriodsReport {
     /// True when nothing was changed.
     pub dry_run: bool,

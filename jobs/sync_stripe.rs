@@ -2,7 +2,8 @@
 //! subscription items do not depend on webhooks, which may be missed.
 //!
 //! A full pass reads every subscription, page by page, once a day. The runs between read the
-//! subscriptions created since the run before. Each page is written at once, and only where it
+//! subscriptions created since the run before, and those of customers who got their Stripe id
+//! since, because their subscriptions may be older. Each page is written at once, and only where it
 //! differs, so a run that breaks off loses nothing and the next one starts from the beginning.
 //! `roll_periods` makes billing periods from the subscriptions.
 
@@ -10,11 +11,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::context::Context;
 use crate::job::{Failure, Job};
+use crate::stripe::account::ListedSubscriptions;
 use crate::stripe::objects::names;
 use crate::stripe::preconditions::{check_clock, failure};
 use crate::stripe::{BillingSettings, LISTED, RemoteItem, RemoteSubscription, StripeMode, Unsupported};
@@ -30,6 +33,11 @@ const OVERLAP: i64 = 86_400;
 /// The settings with the instants of the last full pass and of the last run.
 const LAST_FULL_PASS: &str = "synced_full";
 const LAST_RUN: &str = "synced";
+/// The setting with the newest Stripe id that a run asked for.
+const LAST_STRIPE_ID: &str = "synced_stripe_id";
+/// Subscriptions on a page of Stripe's list. A run reads all pages when it would ask for more new
+/// Stripe ids than there are pages, and for more than this.
+const PAGE: usize = 100;
 
 /// Read subscriptions from Stripe.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,7 +49,7 @@ pub struct SyncStripe {
 }
 
 /// What a run read and wrote.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, JsonSchema, Serialize)]
 pub struct SyncReport {
     /// True if there is no key, so no request was made to Stripe.
     pub without_key: bool,
@@ -102,7 +110,8 @@ impl Job for SyncStripe {
 /// Which subscriptions are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SyncScope {
-    /// Subscriptions created since the last run; all of them if the last full pass is a day old.
+    /// Subscriptions created since the last run, or of Stripe ids that the books have since; all of
+    /// them if the last full pass is a day old.
     Changed,
     All,
 }
@@ -140,19 +149,35 @@ pub async fn sync(
         Ok(books.setting(name).await?.and_then(|at| at.parse().ok()))
     };
     let (whole, some) = (last(LAST_FULL_PASS).await?, last(LAST_RUN).await?);
-    let full = scope == SyncScope::All || whole.is_none_or(|at| at > now.as_second() || now.as_second() - at >= FULL);
-    let since = some.filter(|_| !full).map(|at| at - OVERLAP);
+    let new = books.new_stripe_ids(last(LAST_STRIPE_ID).await?).await?;
+    let are_many = new.ids.len() > PAGE && new.ids.len() > books.living_subscriptions().await?.len() / PAGE;
+    let is_due = whole.is_none_or(|at| at > now.as_second() || now.as_second() - at >= FULL);
+    let full = scope == SyncScope::All || is_due || are_many;
     let mut report = SyncReport { full, ..SyncReport::default() };
     let mut seen: BTreeSet<String> = BTreeSet::new();
-    let (mut after, started) = (None, Instant::now());
-    loop {
-        let page = account.subscriptions(since, after).await.map_err(failure)?;
-        check_clock(page.date, now + started.elapsed())?;
-        seen.extend(page.items.iter().map(|s| s.id.clone()));
-        keep(books, page.items, now, &mut report).await?;
-        after = page.next;
-        if after.is_none() {
-            break;
+    let lists = match some.filter(|_| !full) {
+        None => vec![ListedSubscriptions::All],
+        Some(at) => {
+            let of_new = new.ids.into_iter().map(ListedSubscriptions::OfCustomer);
+            [ListedSubscriptions::CreatedSince(at - OVERLAP)].into_iter().chain(of_new).collect()
+        }
+    };
+    let started = Instant::now();
+    for list in lists {
+        let mut after = None;
+        loop {
+            let page = match account.subscriptions(&list, after).await {
+                Err(error) if list.is_unknown_to_stripe(&error) => break,
+                page => page.map_err(failure)?,
+            };
+            check_clock(page.date, now + started.elapsed())?;
+            let is_new = |s: &RemoteSubscription| seen.insert(s.id.clone());
+            let items = page.items.into_iter().filter(is_new).collect();
+            keep(books, items, now, &mut report).await?;
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
         }
     }
     let name = |report: &mut SyncReport, id: &str| {
@@ -168,6 +193,7 @@ pub async fn sync(
         books.put_setting(LAST_FULL_PASS, now.as_second().to_string()).await?;
     }
     books.put_setting(LAST_RUN, now.as_second().to_string()).await?;
+    books.put_setting(LAST_STRIPE_ID, new.newest.to_string()).await?;
     Ok(report)
 }
 

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::context::Context;
@@ -22,7 +23,7 @@ const CHECK_AGAIN_AFTER: Duration = Duration::from_secs(2);
 pub struct VerifyBooks {}
 
 /// The report of an audit.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct VerifyReport {
     /// True when there is no violation.
     pub sound: bool,

@@ -196,7 +196,7 @@ fn is_plain_address(text: &str) -> bool {
 }
 
 const ADDRESS_FAULT: &str = "it is no address of a server; write https://host or https://host:port, without a user, a \
-                             password or a query. Keys come from the environment (AWS_ACCESS_KEY_ID …)";
+                             password or a query. Keys come from the environment";
 
 fn default_payer() -> String {
     "default".into()
@@ -257,9 +257,16 @@ impl Config {
     /// Reads `file` (or `meter.toml`, if it exists) and `variables`, which override it.
     pub fn load(file: Option<&Path>, variables: impl Iterator<Item = (String, String)>) -> Result<Self, ConfigError> {
         let mut faults = vec![];
-        let (mut raw, [token, copy_token, secret, key, acting, links, slack, webhook]) =
-            Raw::read(file, variables, SECRETS, &mut faults)?;
+        let (mut raw, secrets) = Raw::read(file, variables, SECRETS, &mut faults)?;
         let mut config: Self = raw.extract(&mut faults);
+        for (secret, (.., variable)) in secrets.iter().zip(SECRETS) {
+            if secret.trim() != secret || secret.contains(char::is_control) {
+                faults.push(format!(
+                    "variable {variable}: it has a blank or a line end at an end, or a control character"
+                ));
+            }
+        }
+        let [token, copy_token, secret, key, acting, links, slack, webhook] = secrets;
         config.database.token = Secret::new(token);
         config.database.copy_token = Secret::new(copy_token);
         config.notifications.secret = Secret::new(secret);
@@ -268,8 +275,10 @@ impl Config {
         config.http.statement_key = Secret::new(links);
         config.operator.slack_url = Secret::new(slack);
         config.operator.webhook_url = Secret::new(webhook);
-        config.extend_built_in(&raw, &mut faults);
-        config.check(&raw, &mut faults);
+        let mut later = vec![];
+        config.extend_built_in(&raw, &mut later);
+        config.check(&raw, &mut later);
+        faults.extend(later.into_iter().filter_map(|fault| raw.said(fault)));
         if config.tag_keys.is_empty() {
             config.tag_key.get_or_insert_with(|| TAG_KEY.into());
         }
@@ -310,6 +319,11 @@ impl Config {
             }
             if export.endpoint.as_deref().is_some_and(|endpoint| !is_plain_address(endpoint)) {
                 fault("endpoint", ADDRESS_FAULT.to_owned());
+            }
+            if let Some(why) =
+                export.region.as_deref().and_then(|region| Self::region_fault(region, export.endpoint.as_deref()))
+            {
+                fault("region", why);
             }
         }
         let billable: BTreeSet<&str> = self.meters.iter().map(|m| m.name.as_str()).collect();
@@ -420,6 +434,13 @@ impl Location {
     pub fn parse(text: &str) -> Result<Self, String> {
         if let Some(rest) = text.strip_prefix("s3://") {
             let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+            if bucket.contains('@') {
+                return Err(
+                    "keys do not stand in an address; write s3://bucket/prefix. They come from the environment \
+                            (AWS_ACCESS_KEY_ID …)"
+                        .into(),
+                );
+            }
             if !is_bucket_name(bucket) {
                 return Err(format!("`{bucket}` is no bucket name; write s3://bucket/prefix"));
             }
@@ -433,7 +454,8 @@ impl Location {
             Some(path) if path.starts_with('/') => path,
             Some(_) => return Err("a file URL has three slashes: file:///folder".into()),
             None if text.contains("://") => {
-                return Err(format!("`{text}` is neither s3://bucket/prefix, file:///folder nor a path"));
+                let scheme = text.split("://").next().unwrap_or_default();
+                return Err(format!("`{scheme}://` is neither s3://bucket/prefix, file:///folder nor a path"));
             }
             None => text,
         };

@@ -9,6 +9,7 @@ pub(crate) use books::units::words::{count, group, several, verb};
 use books::units::words::{decimal, round};
 use jiff::{SignedDuration, Timestamp};
 use rust_decimal::Decimal;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -27,6 +28,17 @@ pub(crate) fn quantity(q: Quantity) -> String {
 /// other.
 pub(crate) fn rounded(q: Quantity, decimals: u32) -> String {
     quantity(round(q, decimals))
+}
+
+/// A quantity in a table for people, with at most four decimals. One that rounds to nothing is no
+/// nothing: `<0.0001`.
+pub(crate) fn readable(q: Quantity) -> String {
+    const DECIMALS: u32 = 4;
+    match (round(q, DECIMALS).is_zero(), q.is_zero()) {
+        (true, false) if q > Quantity::ZERO => "<0.0001".to_owned(),
+        (true, false) => ">-0.0001".to_owned(),
+        _ => rounded(q, DECIMALS),
+    }
 }
 
 /// An amount of money in a currency's major unit, with two decimals always.
@@ -107,7 +119,7 @@ pub(crate) fn report_summary(report: &str) -> String {
 }
 
 /// A report, and what its run cost on a remote database.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct Counted<R> {
     #[serde(flatten)]
     report: R,

@@ -14,12 +14,13 @@ use books::units::quantity::Quantity;
 use books::usage::cost::{BilledCost, BookedCost, CustomerDays, MonthCost};
 use jiff::Timestamp;
 use jobs::push_stripe::bill::{Bills, CustomerBill, CustomerWithoutBill, InvoiceState, WantedBills, bills};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::statement::StatementSettings;
 
 /// Revenue and costs. Amounts are exact, in the major unit of their currency.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct Margins {
     /// The calendar month of what belongs to no bill.
     pub month: String,
@@ -38,7 +39,7 @@ pub struct Margins {
 }
 
 /// A customer's billing period.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct CustomerMargin {
     pub customer: String,
     pub plan: String,
@@ -60,7 +61,7 @@ pub struct CustomerMargin {
 }
 
 /// A meter in one currency.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct MarginLine {
     /// The meter of usage, or a cost meter that prices no meter's usage.
     pub meter: String,
@@ -73,7 +74,7 @@ pub struct MarginLine {
 }
 
 /// Everything in one currency.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct MarginTotal {
     pub revenue: Quantity,
     /// Of the customers and periods of the bills.
@@ -138,7 +139,7 @@ fn margin(bill: &CustomerBill, costs: Vec<BookedCost>, settings: &StatementSetti
     let own = bill.currency.to_string();
     let mut lines: BTreeMap<(String, String), MarginLine> = BTreeMap::new();
     for line in &bill.lines {
-        let revenue = line.amount_minor.map(|minor| bill.currency.major(minor));
+        let revenue = line.amount.map(|of| bill.currency.major(of.minor));
         let (meter, currency) = (line.meter.clone(), own.clone());
         let line = MarginLine { meter, currency, revenue, cost: Quantity::ZERO, margin: None };
         lines.insert((line.meter.clone(), own.clone()), line);
@@ -162,7 +163,7 @@ fn margin(bill: &CustomerBill, costs: Vec<BookedCost>, settings: &StatementSetti
     for line in lines.iter_mut().filter(|line| !foreign.contains(&line.meter)) {
         line.margin = line.revenue.map(|revenue| revenue - line.cost);
     }
-    let revenue = bill.amount_minor.map(|minor| bill.currency.major(minor));
+    let revenue = bill.amount.map(|of| bill.currency.major(of.minor));
     let cost = by_currency.get(&own).copied().unwrap_or_default();
     CustomerMargin {
         customer: bill.customer.clone(),

@@ -27,9 +27,22 @@ impl PlanFile {
     pub fn read(name: &Path, text: String, meters: &[String]) -> Result<Self, Vec<String>> {
         let mut raw = Raw::of_text(name, text).map_err(|e| e.0)?;
         let mut faults = vec![];
-        let plans = raw.extract::<File>(&mut faults).plans;
+        let mut plans = raw.extract::<File>(&mut faults).plans;
+        // a version without a currency has that of the others
+        let is_filled =
+            |at: usize| raw.is_filled(&[Step::Key("plans".into()), Step::Place(at), Step::Key("currency".into())]);
+        for at in (0..plans.len()).filter(|at| is_filled(*at)) {
+            let other = plans.iter().enumerate().find(|(i, plan)| plan.name == plans[at].name && !is_filled(*i));
+            if let Some((_, other)) = other {
+                plans[at].currency = other.currency;
+            }
+        }
         let file = Self { plans, raw };
-        faults.extend(plan::faults(&file.plans, meters).iter().map(|fault| file.place(fault)));
+        if file.plans.is_empty() && faults.is_empty() {
+            faults.push("there is no [[plans]] in it".to_owned());
+        }
+        let later = plan::faults(&file.plans, meters);
+        faults.extend(later.iter().filter_map(|fault| file.raw.said(file.place(fault))));
         in_order(&mut faults);
         if faults.is_empty() { Ok(file) } else { Err(faults) }
     }
@@ -89,6 +102,53 @@ currency = "EUR"
             let there = |fault: &&String| fault.starts_with(&format!("p.toml:{line}: ")) && fault.contains(says);
             assert_eq!(faults.iter().filter(there).count(), 1, "{line} {says}: {faults:#?}");
         }
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_read_hides_no_other_fault() {
+        let text = r#"
+[[plans]]
+name = " a"
+currency = "usd"
+colour = 1
+meters.nope = { included = "1" }
+meters.storage_gb = { price = "-1" }
+"#;
+        let found = PlanFile::read(Path::new("p.toml"), text.to_owned(), &["storage_gb".to_owned()]).map(|f| f.plans);
+        let faults = found.unwrap_err();
+        let named =
+            [(2, "that is no name"), (4, "currency"), (5, "colour"), (6, "`nope`"), (7, "`included` is missing")];
+        for (line, says) in named {
+            let there = |fault: &&String| fault.starts_with(&format!("p.toml:{line}: ")) && fault.contains(says);
+            assert_eq!(faults.iter().filter(there).count(), 1, "{line} {says}: {faults:#?}");
+        }
+        // beside them the instant is missing and a price is wrong; what was filled in is not named
+        assert!(faults.len() == 7 && !faults.iter().any(|fault| fault.contains("missing_value")), "{faults:#?}");
+        // what is missing is no fault of the others, and a name is no mark of what was filled in
+        let text = r#"
+[[plans]]
+name = "missing_value_"
+currency = "EUR"
+effective_from = "2026-10-01T00:00:00Z"
+meters = {}
+[[plans]]
+name = "missing_value_"
+meters = {}
+[[plans]]
+name = "missing_value_"
+colour = 1
+meters.nope = { included = "1" }
+"#;
+        let found = PlanFile::read(Path::new("missing_value_.toml"), text.to_owned(), &[]).map(|f| f.plans);
+        let faults = found.unwrap_err();
+        assert_eq!(faults.len(), 6, "{faults:#?}");
+        assert!(faults.iter().all(|fault| !fault.contains("two ")), "{faults:#?}");
+        // without a name a version is named by its place
+        let text = "[[plans]]\nmeters.nope = { included = \"-1\" }\n".to_owned();
+        let faults = PlanFile::read(Path::new("p.toml"), text, &[]).map(|f| f.plans).unwrap_err();
+        assert!(faults.iter().any(|fault| fault.starts_with("p.toml:2: plan plans[0]: meter `nope`")), "{faults:#?}");
+        let empty = PlanFile::read(Path::new("p.toml"), "plans = []\n".to_owned(), &[]).map(|f| f.plans);
+        assert_eq!(empty.unwrap_err(), ["there is no [[plans]] in it"]);
     }
 
     /// The commented file is what every new database has.

@@ -16,6 +16,7 @@ use jobs::roll_periods::RollPeriodsReport;
 use jobs::shared_bucket::BucketReport;
 use jobs::sync_stripe::SyncReport;
 use jobs::verify_books::VerifyReport;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::format::{count, several, verb};
@@ -27,8 +28,10 @@ pub trait ReportSentence {
 }
 
 /// A report with its sentence, as it is stored.
-#[derive(Debug, Serialize)]
-struct WithSentence<'a, R> {
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct WithSentence<'a, R> {
+    /// What the run did, for people.
+    #[serde(skip_serializing_if = "String::is_empty")]
     sentence: String,
     #[serde(flatten)]
     report: &'a R,
@@ -40,6 +43,7 @@ struct WithSentence<'a, R> {
 /// When the report is no JSON object.
 pub(crate) fn to_json<R: ReportSentence + Serialize>(report: &R) -> serde_json::Result<String> {
     match report.sentence() {
+        // it may be no object at all
         sentence if sentence.is_empty() => serde_json::to_string(report),
         sentence => serde_json::to_string(&WithSentence { sentence, report }),
     }
@@ -337,7 +341,9 @@ impl ReportSentence for VerifyReport {
 
 impl ReportSentence for ProbeReport {
     fn sentence(&self) -> String {
-        format!("the probe {} has run, after {}", self.name, several(self.repeats, "run"))
+        let before =
+            if self.repeats == 0 { String::new() } else { format!(", after {}", several(self.repeats, "run")) };
+        format!("the probe {} has run{before}", self.name)
     }
 }
 

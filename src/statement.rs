@@ -11,17 +11,18 @@ use books::limits::budget::Budget;
 use books::limits::plan::{Plans, TURN};
 use books::stripe::billing_target::Conservation;
 use books::units::calendar::Day;
-use books::units::money::{Currency, Price};
+use books::units::money::{Currency, Money, Price};
 use books::units::quantity::Quantity;
 use jiff::Timestamp;
 use jobs::push_stripe::bill::{CustomerBill, InvoiceLine, InvoiceState, WantedBills, WantedPeriods, bills};
 use jobs::stripe::BillingSettings;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::config::Config;
 
 /// The version of the JSON form; it grows when a field is renamed, removed or means another thing.
-pub const FORM: u32 = 1;
+pub const FORM: u32 = 2;
 
 /// What statements are made with.
 #[derive(Clone, Debug)]
@@ -41,8 +42,8 @@ impl StatementSettings {
     }
 }
 
-/// A customer's statement of one billing period. Quantities are exact, money is in minor units.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// A customer's statement of one billing period. Quantities are exact.
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct Statement {
     pub form: u32,
     pub customer: String,
@@ -57,14 +58,14 @@ pub struct Statement {
     pub invoice: InvoiceState,
     pub meters: Vec<StatementMeter>,
     /// The sum of the amounts; null when a price is not known.
-    pub amount_minor: Option<i64>,
+    pub amount: Option<Money>,
     /// What the customer agreed to pay beyond the plan.
     pub budgets: Vec<StatementBudget>,
     pub turn: Vec<StatementTurn>,
 }
 
 /// One meter of a statement.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct StatementMeter {
     pub meter: String,
     pub name: String,
@@ -77,7 +78,7 @@ pub struct StatementMeter {
     pub charged: Quantity,
     /// Of each further unit; null when the plan has none.
     pub price: Option<Price>,
-    pub amount_minor: Option<i64>,
+    pub amount: Option<Money>,
     pub corrections: Vec<StatementCorrection>,
     /// Charged on later invoices.
     pub later: Vec<StatementCorrection>,
@@ -85,29 +86,29 @@ pub struct StatementMeter {
 }
 
 /// Usage of another period, or on another period's invoice.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct StatementCorrection {
     pub period_start: Timestamp,
     pub quantity: Quantity,
 }
 
 /// Usage of a day (UTC).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct StatementDay {
     pub day: Day,
     pub quantity: Quantity,
 }
 
 /// A limit of what is paid beyond the plan.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct StatementBudget {
     /// The meter that it caps; empty for all together.
     pub meter: String,
-    pub amount_minor: i64,
+    pub amount: Money,
 }
 
 /// Relay connections in the period.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct StatementTurn {
     pub period_start: Timestamp,
     pub period_end: Timestamp,
@@ -156,7 +157,7 @@ pub async fn statement(
         period_end: bill.period_end,
         made_at: now,
         invoice: bill.invoice,
-        amount_minor: bill.amount_minor,
+        amount: bill.amount,
     }))
 }
 
@@ -173,7 +174,7 @@ fn meter(line: &InvoiceLine, settings: &StatementSettings, days: Vec<StatementDa
         usage: line.usage,
         charged: Quantity::of_stripe(line.charged, line.per_unit),
         price: line.price,
-        amount_minor: line.amount_minor,
+        amount: line.amount,
         corrections: line.corrections.iter().map(correction).collect(),
         later: line.carried.iter().map(correction).collect(),
         days,
@@ -182,8 +183,8 @@ fn meter(line: &InvoiceLine, settings: &StatementSettings, days: Vec<StatementDa
 
 /// None for a budget in another currency: it counts as none.
 fn budget(of: Budget, currency: Currency) -> Option<StatementBudget> {
-    let amount_minor = of.amount_minor.filter(|_| of.currency == currency.to_string())?;
-    Some(StatementBudget { meter: of.meter, amount_minor })
+    let minor = of.amount_minor.filter(|_| of.currency == currency.to_string())?;
+    Some(StatementBudget { meter: of.meter, amount: Money { minor, currency } })
 }
 
 /// None for a count that no moment of the period belongs to.

@@ -36,6 +36,12 @@ pub(crate) fn line(text: &str) -> Cow<'_, str> {
     rewritten(text, acts, escaped)
 }
 
+/// The text as a cell of a file for other programs: it keeps what only hides or reorders, such as
+/// the joiners of emoji and of Persian.
+pub(crate) fn cell(text: &str) -> Cow<'_, str> {
+    rewritten(text, char::is_control, escaped)
+}
+
 /// The name of a file as one line.
 pub(crate) fn path(path: &std::path::Path) -> String {
     line(&path.display().to_string()).into_owned()
@@ -90,6 +96,8 @@ mod tests {
         let shown = "a\\u{1b}[2J\\r\\n\\tb\\u{7f}\\u{9b}c\\u{202e}d\\u{200b}e\\u{feff}f\\u{e0041}";
         assert_eq!(line(HOSTILE), shown);
         assert_eq!(lines(HOSTILE), shown.replace("\\n", "\n"));
+        let cell_shown = "a\\u{1b}[2J\\r\\n\\tb\\u{7f}\\u{9b}c\u{202e}d\u{200b}e\u{feff}f\u{e0041}";
+        assert_eq!(cell(HOSTILE), cell_shown);
         for plain in ["", "Zoë Ångström", "e\u{301}", "日本", "עברית", "❤\u{fe0f}", "a\\nb", "`x` – “y”"]
         {
             assert!(matches!(line(plain), Cow::Borrowed(same) if same == plain), "{plain}");

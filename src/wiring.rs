@@ -12,6 +12,7 @@ use books::Database;
 use books::limits::notification::MessageReceiver;
 use books::store::database::REMOTE_WAIT;
 use books::store::remote::http::HttpClient;
+use books::units::calendar::CLOCK_SKEW;
 use jiff::Timestamp;
 use jobs::context::{Context, Export, OperatorSettings, Progress, ReadSettings, WebhookTarget};
 use jobs::deliver_notifications;
@@ -38,6 +39,13 @@ pub(crate) fn local_path(config: &Config) -> Option<&Path> {
     let url = &config.database.url;
     let path = url.strip_prefix("file://").unwrap_or(url);
     (!path.contains("://")).then(|| Path::new(path))
+}
+
+/// For how long a worker that runs may be without a heartbeat, by the clock of this host. Workers
+/// of a server write by the clocks of theirs.
+pub(crate) fn silent_after(config: &Config) -> Duration {
+    let skew = if local_path(config).is_some() { Duration::ZERO } else { CLOCK_SKEW.unsigned_abs() };
+    config.queue.silent_after() + skew
 }
 
 /// False only when nothing is there: a folder without read permission is no reason to create other
@@ -84,6 +92,8 @@ impl Open {
     pub const CREATE: Self = Self { if_missing: IfMissing::Create, schema: Schema::Unchecked, wait: REMOTE_WAIT };
     /// Books that must be there and up to date.
     pub const EXISTING: Self = Self { if_missing: IfMissing::Fail, schema: Schema::Current, wait: REMOTE_WAIT };
+    /// Books that must be there; migrates an older schema.
+    pub const THERE: Self = Self { if_missing: IfMissing::Fail, ..Self::MIGRATED };
     /// Books that must be there, of this schema version or an earlier one.
     pub const NOT_NEWER: Self = Self { schema: Schema::NotNewer, ..Self::EXISTING };
     /// Books that are up to date, or empty ones in memory.
@@ -102,7 +112,9 @@ impl Open {
 pub async fn open_books(config: &Config, open: Open) -> anyhow::Result<Database> {
     if let Some(path) = local_path(config).filter(|path| !may_exist(path)) {
         match open.if_missing {
-            IfMissing::Fail => bail!("there are no books at {} yet; `meter ingest` makes them", path.display()),
+            IfMissing::Fail => {
+                bail!("there are no books at {} yet; `meter ingest` or `meter migrate` makes them", path.display())
+            }
             IfMissing::Create => {}
             IfMissing::InMemory => {
                 let books = Database::open_local(Path::new(":memory:")).await?;

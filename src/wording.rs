@@ -27,7 +27,8 @@ pub(crate) fn of_serde(message: &str) -> String {
         return "it ends too early".to_owned();
     }
     // jiff, of an instant
-    if message.starts_with("failed to parse ") || message.starts_with("expected four digit year") {
+    let of_jiff = ["failed to parse ", "failed to find offset", "failed to convert civil", "expected four digit year"];
+    if of_jiff.iter().any(|start| message.starts_with(start)) {
         return "an instant such as 2026-10-07T00:00:00Z is expected".to_owned();
     }
     let wrong = ["invalid type: ", "invalid value: ", "invalid length "].iter().find_map(|p| message.strip_prefix(p));
@@ -64,6 +65,7 @@ fn wanted(expected: &str) -> String {
         "a boolean" => "`true` or `false`".to_owned(),
         "a sequence" => "a list".to_owned(),
         "a map" => "a section with keys".to_owned(),
+        "a Decimal type representing a fixed-point number" => "an exact number such as 0.0045".to_owned(),
         _ if expected.starts_with("struct ") => "a section with keys".to_owned(),
         _ => expected.to_owned(),
     }

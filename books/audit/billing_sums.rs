@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::store::connection::{Connection, params};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::store::error::BooksError;
@@ -16,7 +17,7 @@ use crate::stripe::stripe_meter::{StripeMeter, stripe_meters};
 use crate::units::quantity::Quantity;
 
 /// What became of all usage of a meter that Stripe bills.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct BillingSums {
     pub meter: String,
     /// Everything that is booked; the sum of all quantities below.
@@ -41,7 +42,7 @@ pub struct BillingSums {
 }
 
 /// What the usage of the billing periods that go on is worth, in minor units.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct OpenBills {
     /// Billed and waiting.
     pub billable: i64,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::store::connection::{Connection, params};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::billing_sums::{BillingSums, billing_sums};
@@ -13,7 +14,7 @@ use crate::units::calendar::Month;
 use crate::units::quantity::Quantity;
 
 /// One rule of the books and what breaks it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct Check {
     pub name: &'static str,
     pub rule: &'static str,
@@ -24,7 +25,7 @@ pub struct Check {
 }
 
 /// What an audit found.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct Audit {
     pub checks: Vec<Check>,
     pub billing: Vec<BillingSums>,
@@ -45,7 +46,7 @@ impl LastAudit {
 }
 
 /// The newest audit by a worker.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct LastAudit {
     /// None = there was none yet.
     pub at: Option<jiff::Timestamp>,

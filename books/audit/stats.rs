@@ -12,6 +12,7 @@ pub use read::{amounts, books_stats, counted_customers, customer_marks, customer
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::forecast::stored::{MeterForecast, UnusualOfMeter};
@@ -32,7 +33,7 @@ pub const SHARED_DAYS: i32 = 14;
 pub const MANY: i64 = 50;
 
 /// Figures that indexes answer.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, JsonSchema, Serialize)]
 pub struct BooksStats {
     pub entries: i64,
     pub bills: Vec<BillStats>,
@@ -64,7 +65,7 @@ pub struct BooksStats {
 }
 
 /// The bill of a payer.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct BillStats {
     /// Label of the payer account.
     pub payer: String,
@@ -107,7 +108,7 @@ impl BillStats {
 }
 
 /// A note of a booked version.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct MonthNote {
     pub month: String,
     /// Older months with a note of the same kind, the newest first.
@@ -127,7 +128,7 @@ impl MonthNote {
 }
 
 /// Usage of a meter in the current month.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct MonthUsage {
     pub meter: String,
     pub attributed: Quantity,
@@ -138,7 +139,7 @@ pub struct MonthUsage {
 }
 
 /// Usage of a meter on one day.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct DayUsage {
     /// The day (UTC), as `2026-03-01`.
     pub day: String,
@@ -148,7 +149,7 @@ pub struct DayUsage {
 }
 
 /// Meter events, and alarms of their totals.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, JsonSchema, Serialize)]
 pub struct StripeStats {
     pub events: EventCounts,
     /// When the oldest pending event was made.
@@ -164,7 +165,7 @@ pub struct StripeStats {
 }
 
 /// Meter events by state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct EventCounts {
     pub pending: i64,
     pub sending: i64,
@@ -189,7 +190,7 @@ impl EventCounts {
 }
 
 /// Notifications to the web backend, or messages to the operator.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, JsonSchema, Serialize)]
 pub struct NotificationStats {
     /// Counted up to [`MANY`]: without a receiver they are kept, and there is no end to them.
     pub pending: i64,
@@ -217,7 +218,7 @@ pub struct TaggedLines {
 }
 
 /// Figures that need a reading of every customer, and amounts of billing targets, which do not.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, JsonSchema, Serialize, Deserialize)]
 pub struct CustomerStats {
     pub by_status: BTreeMap<String, i64>,
     /// Customers by meter and decision.
@@ -253,7 +254,7 @@ impl CustomerStats {
 }
 
 /// Customers of a meter by decision.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct Decisions {
     pub allowed: i64,
     /// Allowed, and 80 % of the limit used.
@@ -267,7 +268,7 @@ pub struct Decisions {
 }
 
 /// A customer that has reached a limit or is near it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct NearLimit {
     pub customer: String,
     pub meter: String,

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display, Formatter};
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::customer::{ADD, CustomerError, CustomerFault, NewCustomer, faults, new_rows};
@@ -35,7 +36,7 @@ impl From<NewCustomer> for CustomerChange {
 }
 
 /// A field that can be changed by hand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CustomerField {
     Plan,
@@ -56,7 +57,7 @@ impl Display for CustomerField {
 }
 
 /// What a field was, and what it is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct ChangedField {
     pub field: CustomerField,
     pub from: Option<String>,
@@ -77,14 +78,14 @@ impl ChangedField {
 }
 
 /// A customer with at least one changed field.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct ChangedCustomer {
     pub customer: String,
     pub changes: Vec<ChangedField>,
 }
 
 /// What a list of customers changes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct CustomerUpdate {
     pub added: Vec<String>,
     pub changed: Vec<ChangedCustomer>,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display, Formatter};
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -22,7 +23,7 @@ use crate::units::similar::offer;
 pub const COUNTERS: Pace = Pace::new(500, 5000);
 
 /// A customer's row.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct Customer {
     /// The value of the cost allocation tag.
     pub id: String,
@@ -38,7 +39,7 @@ pub struct Customer {
 }
 
 /// A stored subscription.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct SubscriptionRow {
     pub id: String,
     pub status: String,
@@ -50,7 +51,7 @@ pub struct SubscriptionRow {
 }
 
 /// A row of `billing_periods`, for `meter customer show`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct PeriodRow {
     pub starts_at: Timestamp,
     pub ends_at: Timestamp,

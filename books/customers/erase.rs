@@ -12,6 +12,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::erasable::{in_the_way, tables_of_customers};
@@ -27,7 +28,7 @@ use crate::store::settings;
 const GONE: &str = "(erased)";
 
 /// What an erasure did.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct Erasure {
     pub pseudonym: String,
     /// Rows of each table that have the pseudonym now.
@@ -39,7 +40,7 @@ pub struct Erasure {
 }
 
 /// Rows of a table that an erasure changes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct ErasedRows {
     pub table: String,
     pub rows: u64,

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::store::connection::{Connection, Row, Value, params};
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -26,7 +27,7 @@ const DAY: i64 = 86_400;
 const ROWS: usize = 4000;
 
 /// A period of TURN credentials.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct TurnPeriod {
     pub customer: String,
     pub starts_at: Timestamp,
@@ -141,7 +142,7 @@ pub fn changes(known: &KnownPeriods, now: i64) -> PeriodChanges {
 }
 
 /// A count that was closed, or would be.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct ClosedTurnPeriod {
     pub customer: String,
     pub starts_at: Timestamp,

@@ -1,5 +1,6 @@
 //! Finding a customer by a part of its id, display name or Stripe id.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::customer::{Customer, customer};
@@ -9,7 +10,7 @@ use crate::store::error::BooksError;
 use crate::store::rows::first_row;
 
 /// Customers that were found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct FoundCustomers {
     /// By id.
     pub customers: Vec<Customer>,

@@ -60,6 +60,14 @@ pub struct SubscriptionItemUpdate {
     pub ends_at: i64,
 }
 
+/// Stripe ids that the books got since they were last asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewStripeIds {
+    /// The number of the newest Stripe id in the books.
+    pub newest: i64,
+    pub ids: Vec<String>,
+}
+
 /// How many rows changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UpsertedSubscriptions {
@@ -133,6 +141,26 @@ impl Database {
                 found.insert(row.get(0)?, row.get(1)?);
             }
             Ok(found)
+        })
+        .await
+    }
+
+    /// The Stripe ids that customers got after that of number `after`, and have still; if no number
+    /// is known, those without a subscription in the books.
+    pub async fn new_stripe_ids(&self, after: Option<i64>) -> Result<NewStripeIds, BooksError> {
+        self.with_connection(async move |c| {
+            let newest = "SELECT coalesce(max(seq), 0) FROM stripe_customers";
+            let newest = c.query(newest, ()).await?.next().await?.map_or(Ok(0), |row| row.get(0))?;
+            let sql = "SELECT h.stripe_customer FROM stripe_customers h \
+                       WHERE h.seq > coalesce(?1, 0) AND h.seq <= ?2 AND h.until IS NULL \
+                         AND (?1 IS NOT NULL OR NOT EXISTS (SELECT 1 FROM subscriptions s \
+                             WHERE s.customer = h.customer AND s.stripe_customer = h.stripe_customer)) ORDER BY h.seq";
+            let mut rows = c.query(sql, params![after, newest]).await?;
+            let mut ids = vec![];
+            while let Some(row) = rows.next().await? {
+                ids.push(row.get(0)?);
+            }
+            Ok(NewStripeIds { newest, ids })
         })
         .await
     }

@@ -6,6 +6,7 @@
 //! error), so that large customers count for more.
 
 use rust_decimal::Decimal;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::calibration::{Calibration, LEAST_HISTORY};
@@ -22,7 +23,7 @@ pub const MONTHS: usize = 3;
 const ALIVE_DAYS: usize = 28;
 
 /// How good a rule was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct RuleScore {
     pub rule: ForecastRule,
     /// Month ends that were forecast.
@@ -36,7 +37,7 @@ pub struct RuleScore {
 }
 
 /// The scores of all rules for a meter.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct Backtest {
     /// In the order of [`ForecastRule::ALL`].
     pub scores: Vec<RuleScore>,

@@ -4,6 +4,7 @@
 //! a trend that fades, and the pattern put back. The other two are naive, and are what a forecast
 //! must beat: *same pace* is the average of the month so far, *same as last week* repeats it.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ONE;
@@ -29,7 +30,7 @@ const FADES: i128 = 960_000;
 const LEVEL_AGE: usize = 11;
 
 /// How a forecast is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ForecastRule {
     WeekdayPattern,

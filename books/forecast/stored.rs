@@ -1,6 +1,7 @@
 //! Stored forecasts: what the newest run of `forecast_usage` found, for pages and metrics.
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::backtest::Backtest;
@@ -11,10 +12,11 @@ use crate::store::database::Database;
 use crate::store::error::BooksError;
 use crate::store::rows::{first_row, insert_rows, json};
 use crate::units::calendar::{Day, Month, instant};
+use crate::units::money::Money;
 use crate::units::quantity::Quantity;
 
 /// A forecast of a customer's meter, or of a meter as a whole.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct UsageForecast {
     /// Empty for all usage of the meter, with what has no customer.
     pub customer: String,
@@ -34,19 +36,18 @@ pub struct UsageForecast {
     pub bill: Option<BillForecast>,
 }
 
-/// A meter's line on the bill of the current billing period, in minor units.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// A meter's line on the bill of the current billing period.
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct BillForecast {
-    pub currency: String,
     /// The last day of the billing period.
     pub last_day: Day,
-    pub p50_minor: i64,
+    pub p50: Money,
     /// If every meter of the customer ends at its P90.
-    pub p90_minor: Option<i64>,
+    pub p90: Option<Money>,
 }
 
 /// How good the forecasts of a meter are.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct ForecastAccuracy {
     pub meter: String,
     /// Usage is known up to this day.
@@ -61,7 +62,7 @@ pub struct ForecastAccuracy {
 }
 
 /// What a run found of one meter as a whole.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct MeterForecast {
     pub forecast: UsageForecast,
     pub accuracy: ForecastAccuracy,
@@ -69,7 +70,7 @@ pub struct MeterForecast {
 }
 
 /// The unusual days of a meter.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct UnusualOfMeter {
     pub meter: String,
     /// All of them.
@@ -112,10 +113,10 @@ fn row(of: &UsageForecast) -> [Value; 12] {
         of.p90.as_ref().map_or(Value::Null, |p90| text(p90)),
         day(&of.included_on),
         day(&of.limit_on),
-        bill.map_or(Value::Null, |bill| text(&bill.currency)),
+        bill.map_or(Value::Null, |bill| text(&bill.p50.currency)),
         bill.map_or(Value::Null, |bill| text(&bill.last_day)),
-        bill.map_or(Value::Null, |bill| Value::Integer(bill.p50_minor)),
-        bill.and_then(|bill| bill.p90_minor).map_or(Value::Null, Value::Integer),
+        bill.map_or(Value::Null, |bill| Value::Integer(bill.p50.minor)),
+        bill.and_then(|bill| bill.p90).map_or(Value::Null, |p90| Value::Integer(p90.minor)),
     ]
 }
 
@@ -131,8 +132,11 @@ async fn read(c: &Connection, customer: &str, month: Month) -> Result<Vec<UsageF
         let optional = |column| row.get::<Option<String>>(column);
         let currency: Option<String> = row.get(8)?;
         let bill = match (currency, optional(9)?, row.get::<Option<i64>>(10)?) {
-            (Some(currency), Some(last_day), Some(p50_minor)) => {
-                Some(BillForecast { currency, last_day: parsed(last_day)?, p50_minor, p90_minor: row.get(11)? })
+            (Some(currency), Some(last_day), Some(p50)) => {
+                let currency = parsed(currency)?;
+                let (p50, p90) = (Money { minor: p50, currency }, row.get::<Option<i64>>(11)?);
+                let p90 = p90.map(|minor| Money { minor, currency });
+                Some(BillForecast { last_day: parsed(last_day)?, p50, p90 })
             }
             _ => None,
         };

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ONE;
@@ -38,7 +39,7 @@ const OWN_DAYS: usize = 28;
 const ONE_DAY: Horizon = Horizon { so_far: 0, days: 1 };
 
 /// Why a day may be unusual.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LikelyCause {
     /// A bill changed the day after another one had settled it.
@@ -68,7 +69,7 @@ impl LikelyCause {
 }
 
 /// A day far outside of what was expected.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct UnusualDay {
     pub meter: String,
     /// Empty for usage without a customer, none for the meter as a whole.

@@ -2,6 +2,7 @@
 
 use crate::store::connection::params;
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::limits::plan::Plans;
@@ -12,7 +13,7 @@ use crate::units::calendar::instant;
 use crate::units::money::{BUDGET_LIMIT, Currency};
 
 /// A budget, or a change of one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct Budget {
     /// The meter that it caps; empty for all together.
     pub meter: String,

@@ -1,6 +1,7 @@
 //! Entitlements: which meters a customer may go on using.
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::store::connection::Value;
@@ -10,7 +11,7 @@ use crate::units::quantity::Quantity;
 
 /// Why a meter may or may not be used. The stored names are part of the contract with the web
 /// backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// Within what the plan includes.
@@ -131,7 +132,7 @@ impl PaymentStatus {
 }
 
 /// How old the data behind a decision is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Freshness {
     /// Counted as it happens.
@@ -159,7 +160,7 @@ impl Freshness {
 }
 
 /// A decision and its facts. Money is in minor units of `currency`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct Entitlement {
     pub customer: String,
     pub meter: String,

@@ -5,6 +5,7 @@
 
 use crate::store::connection::{Connection, Row, Value, params};
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -25,7 +26,7 @@ const NO_RECEIVER_WAIT: i64 = 600;
 const KEPT: i64 = 400 * 86_400;
 
 /// Who receives notifications.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MessageReceiver {
     /// The web backend.
@@ -158,7 +159,7 @@ impl NewNotification {
 }
 
 /// A stored notification.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct Notification {
     /// The header `webhook-id`.
     pub id: String,

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use crate::store::connection::{Connection, params};
 use crate::units::similar::offer;
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::store::database::Database;
@@ -21,7 +22,7 @@ pub const TURN: &str = "turn_allocations";
 pub const DEFAULT_PLAN: &str = "core";
 
 /// Which part of a meter's usage is reported to Stripe.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ReportMode {
     Total,
@@ -45,7 +46,7 @@ impl ReportMode {
 }
 
 /// The terms of a meter in a plan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Terms {
     /// Units that the plan includes in each billing period.
@@ -68,7 +69,7 @@ impl Terms {
 }
 
 /// A version of a plan.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
     /// The same for all versions.
@@ -81,7 +82,7 @@ pub struct Plan {
 }
 
 /// What applying a version did, or would do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Applied {
     New,

@@ -1,6 +1,8 @@
 //! Reading the stored decisions.
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::limits::enforcement;
 use crate::limits::entitlement::{COLUMNS, Entitlement, Reason, StoredEntitlement, reason_named, scaled};
@@ -12,7 +14,7 @@ use crate::units::calendar::instant;
 use crate::units::quantity::Quantity;
 
 /// A decision of the history.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct PastDecision {
     pub decided_at: Timestamp,
     pub allowed: bool,

@@ -14,6 +14,7 @@ mod read;
 use std::collections::{BTreeMap, BTreeSet};
 
 use rust_decimal::Decimal;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::read::{Accuracy, kept_accuracy};
@@ -44,7 +45,7 @@ pub fn least(accrues: Accrues) -> Quantity {
 }
 
 /// Which of the two says more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Excess {
     MeasuredMore,
@@ -52,7 +53,7 @@ pub enum Excess {
 }
 
 /// The same usage by both witnesses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct TwoWitnesses {
     pub measured: Quantity,
     pub billed: Quantity,
@@ -95,7 +96,7 @@ impl TwoWitnesses {
 }
 
 /// A settled day.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct ComparedDay {
     pub day: Day,
     #[serde(flatten)]
@@ -103,7 +104,7 @@ pub struct ComparedDay {
 }
 
 /// A customer's usage of a meter on the compared days.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct ComparedCustomer {
     pub customer: String,
     #[serde(flatten)]
@@ -115,7 +116,7 @@ pub struct ComparedCustomer {
 }
 
 /// A meter's usage on the compared days.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct MeterAccuracy {
     pub meter: String,
     /// The first day that anybody measured; it is not compared.

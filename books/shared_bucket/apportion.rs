@@ -5,6 +5,7 @@
 //! integers.
 
 use num_bigint::BigUint;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{CustomerWeight, Measure};
@@ -15,7 +16,7 @@ use crate::units::quantity::{Quantity, UNIT};
 const GIGABYTE: u128 = 1 << 30;
 
 /// Who has the part of an amount that no report accounts for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Remainder {
     /// The house: nobody has more than what the reports say of them.

@@ -22,6 +22,7 @@ pub mod uploads;
 
 pub use apportion::Remainder;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::store::error::BooksError;
@@ -29,7 +30,7 @@ use crate::units::calendar::Day;
 use jiff::Timestamp;
 
 /// Which report of S3 a day was read from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReportSource {
     /// S3 Inventory: which objects there are.
@@ -56,7 +57,7 @@ impl ReportSource {
 }
 
 /// What a weight counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Measure {
     /// Bytes of stored objects × seconds.
@@ -116,7 +117,7 @@ pub struct Weight {
 pub type CustomerWeight = (String, u128);
 
 /// What was found in the reports of a day.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct DayCounts {
     pub files: u64,
     /// Objects, or lines of logs, that counted.

@@ -1,5 +1,6 @@
 //! The billed days of shared buckets, and how a version of a bill is apportioned.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::apportion::{self, Remainder};
@@ -39,7 +40,7 @@ pub struct BilledDay {
 }
 
 /// Whether an amount is divided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ShareState {
     Apportioned,

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::reports::Reports;
@@ -17,7 +18,7 @@ use crate::units::calendar::{Day, Month};
 use crate::units::quantity::Quantity;
 
 /// A billed day of a shared bucket, as the current version of a bill is apportioned.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct BookedShare {
     pub payer: String,
     pub month: Month,
@@ -153,14 +154,16 @@ pub enum AcceptedDay {
 }
 
 /// What one customer has of a billed day, and why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct CustomerShare {
     pub customer: String,
     /// In the measure's smallest unit; a text in JSON, because it can have 39 digits.
     #[serde(serialize_with = "as_text")]
+    #[schemars(with = "String")]
     pub weight: u128,
     /// Of everybody and nobody.
     #[serde(serialize_with = "as_text")]
+    #[schemars(with = "String")]
     pub all_weights: u128,
     /// What the weight is in the bill's unit, rounded down.
     pub predicted: Quantity,

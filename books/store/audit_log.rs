@@ -2,6 +2,7 @@
 
 use crate::store::connection::{Connection, params};
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::store::database::Database;
@@ -18,7 +19,7 @@ pub struct AuditEntry {
 }
 
 /// An action of the past.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct AuditRecord {
     pub at: Timestamp,
     pub actor: String,

@@ -10,6 +10,7 @@ use std::ops::Add;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::connection::{Connection, params};
@@ -22,7 +23,7 @@ use crate::units::calendar::Month;
 const WORTH_KEEPING: RowCounts = RowCounts { read: 1000, written: 100 };
 
 /// The rows of a month, as far as they are counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct MonthRows {
     /// Since midnight, UTC.
     pub today: RowCounts,

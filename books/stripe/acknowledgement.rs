@@ -1,11 +1,13 @@
 //! Acknowledgements: appended entries that say who handled an alarm or a deferred amount outside of
 //! the books, and why (migration 0029). Views compute what is acknowledged now.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
 use crate::store::connection::{Connection, Row, params};
 use jiff::Timestamp;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Serialize, Serializer};
 
 use crate::store::database::Database;
@@ -13,7 +15,7 @@ use crate::store::error::BooksError;
 use crate::units::calendar::instant;
 
 /// A row of `acknowledgements`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct Acknowledgement {
     pub at: Timestamp,
     pub actor: String,
@@ -49,6 +51,15 @@ impl fmt::Display for Matter {
             Self::NoTotal { stripe_customer } => write!(f, "Stripe has no total of {stripe_customer}"),
             Self::Deferred { amount, reason } => write!(f, "deferred {amount}: {reason}"),
         }
+    }
+}
+
+impl JsonSchema for Matter {
+    fn schema_name() -> Cow<'static, str> {
+        "Matter".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        String::json_schema(generator)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Alarms: differences that need a person, stored in the `alarm_*` columns of `billing_targets`.
 
 use crate::store::connection::{Connection, Row, Write, params};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::store::database::Database;
@@ -16,7 +17,7 @@ const COLUMNS: &str =
     "alarm_kind, alarm_shortfall, alarm_total, alarm_until, alarm_stripe_customer, alarm_answer, acknowledged";
 
 /// A billing target with an alarm.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct TargetAlarm {
     pub customer: String,
     pub meter: String,

@@ -4,12 +4,44 @@ use std::collections::BTreeMap;
 
 use crate::store::connection::{Connection, Row, Write, params};
 use rust_decimal::Decimal;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::rating::Rated;
 use crate::store::error::BooksError;
 use crate::store::rows::json;
-use crate::units::quantity::Quantity;
+use crate::stripe::invoice::LARGEST_VALUE;
+use crate::units::quantity::{Quantity, UNIT, divide_half_even};
+
+/// What is reported, in Stripe's units, rounded half-even once; none if it has more than 15 digits.
+/// What AWS took back beyond what it had billed is reported as 0. An amount that was cut at the
+/// budget is rounded down, so that the invoice is not above it.
+pub fn target(reported: Quantity, per_unit: Decimal, cut: Cut) -> Option<i64> {
+    if reported <= Quantity::ZERO {
+        return Some(0);
+    }
+    let product = reported.scaled().checked_mul(per_unit.mantissa())?;
+    let divisor = UNIT.checked_mul(10_i128.checked_pow(per_unit.scale())?)?;
+    let units = match cut {
+        Cut::AtBudget => product / divisor,
+        Cut::Nowhere => divide_half_even(product, divisor).0,
+    };
+    i64::try_from(units).ok().filter(|units| *units <= LARGEST_VALUE)
+}
+
+/// Whether the budget has cut an amount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    Nowhere,
+    AtBudget,
+}
+
+impl Cut {
+    /// `house` is what is beyond the budget.
+    pub fn of(house: Quantity) -> Self {
+        if house.is_zero() { Self::Nowhere } else { Self::AtBudget }
+    }
+}
 
 /// A row of `billing_targets`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +77,11 @@ impl UsageParts {
         [used, within, billable, house, not_priced, advance].iter().all(|q| i64::try_from(q.scaled()).is_ok())
     }
 
+    /// What was used in advance of a later period.
+    pub fn in_advance(&self) -> Quantity {
+        Quantity::from_scaled(i128::from(self.advance))
+    }
+
     pub fn of(rated: &Rated) -> Self {
         let cell = |q: Quantity| i64::try_from(q.scaled()).unwrap_or(i64::MAX);
         Self {
@@ -66,16 +103,30 @@ impl UsageParts {
         let scaled = |n: i64| Quantity::from_scaled(i128::from(n));
         let billable = scaled(self.billable);
         // Stripe's tiers charge the last units: what is to be sent of an included amount is free
-        let waiting = Quantity::of_stripe(to_send, per_unit).min(billable);
-        let discarded = Quantity::of_stripe(discarded, per_unit);
+        let in_units = |units: i64| Quantity::of_stripe(units, per_unit).min(billable);
+        // and of what was discarded, only what is left of the billable amount beside that
+        let given_up = |waiting: Quantity| {
+            let left = (billable - waiting.max(Quantity::ZERO)).max(Quantity::ZERO);
+            Quantity::of_stripe(discarded, per_unit).min(left)
+        };
+        // nothing is at Stripe: what is less than one of its units is not billed either
+        let is_none_billed = target(billable, per_unit, Cut::of(scaled(self.house))) == Some(to_send + discarded);
+        let (waiting, discarded) = match (is_none_billed, to_send, discarded) {
+            (false, ..) | (true, 0, 0) => (in_units(to_send), given_up(in_units(to_send))),
+            (true, 0, _) => (Quantity::ZERO, billable),
+            (true, ..) => (billable - given_up(Quantity::ZERO), given_up(Quantity::ZERO)),
+        };
+        // rounded to the nearest minor unit, and the parts add up to what is billable
         let share = |part: Quantity| {
             if billable.is_zero() {
                 return 0;
             }
-            let minor = i128::from(self.billable_minor) * part.scaled() / billable.scaled();
-            i64::try_from(minor).unwrap_or(i64::MAX)
+            let (amount, of) = (i128::from(self.billable_minor) * part.scaled(), billable.scaled());
+            let half = (of / 2) * amount.signum() * of.signum();
+            i64::try_from((amount + half) / of).unwrap_or(i64::MAX)
         };
-        let (waiting_minor, discarded_minor) = (share(waiting), share(discarded));
+        let discarded_minor = share(discarded);
+        let waiting_minor = share(waiting + discarded) - discarded_minor;
         Split {
             usage: Conservation {
                 booked: scaled(self.used),
@@ -116,7 +167,7 @@ pub struct Split {
 }
 
 /// What parts of the usage are worth, in minor units of one currency.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct MoneyParts {
     pub billed: i64,
     pub waiting: i64,
@@ -124,7 +175,7 @@ pub struct MoneyParts {
 }
 
 /// All usage of a billing period by what became of it: `booked` is the sum of the others.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct Conservation {
     pub booked: Quantity,
     /// Within what the plan includes.
@@ -199,4 +250,35 @@ const STORE: &str = include_str!("store_targets.sql");
 
 pub fn store_targets(targets: &[NewTarget], now: i64) -> Result<Vec<Write>, BooksError> {
     targets.chunks(MAX_ROWS).map(|some| Ok((STORE, vec![json(some)?.into(), now.into()]))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worth_of_parts_is_rounded_and_adds_up() {
+        let unit = |n: i64| n * 10_000_000_000;
+        for (billable, minor, to_send, discarded, worth) in [
+            // 12,864.2 of 12,864.25 units, of which nothing is at Stripe
+            (unit(12_864) + 2_500_000_000, 40_780, 128_642, 0, (0, 40_780, 0)),
+            // one of Stripe's units is there
+            (unit(12_864) + 2_500_000_000, 407_800, 128_641, 0, (5, 407_795, 0)),
+            (unit(1), 1, 5, 5, (0, 0, 1)),
+            (unit(1), 3, 5, 0, (1, 2, 0)),
+            (unit(1), 3, -5, 0, (5, -2, 0)),
+            (unit(3), 100, 10, 10, (33, 34, 33)),
+            // of an included amount that Stripe's tiers leave free, too
+            (unit(10), 1_000, 0, 1_100, (0, 0, 1_000)),
+            (unit(10), 1_000, 600, 500, (0, 1_000, 0)),
+            (0, 0, 0, 0, (0, 0, 0)),
+        ] {
+            let parts = UsageParts { billable, billable_minor: minor, ..UsageParts::default() };
+            let Split { usage, money } = parts.split(to_send, discarded, Decimal::TEN);
+            let MoneyParts { billed, waiting, house } = money;
+            assert_eq!((billed, waiting, house), worth, "{minor} for {billable}");
+            assert_eq!(usage.billed.is_zero(), billed == 0, "{minor} for {billable}");
+            assert_eq!(billed + waiting + house, minor);
+        }
+    }
 }

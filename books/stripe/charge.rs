@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::store::connection::params;
@@ -13,7 +14,7 @@ use crate::stripe::meter_event::{EventInvoice, MeterEvent, events_of_period};
 use crate::units::calendar::{Day, instant};
 
 /// A billing period that has begun.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct BegunPeriod {
     pub starts_at: Timestamp,
     pub ends_at: Timestamp,
@@ -25,7 +26,7 @@ pub struct BegunPeriod {
 }
 
 /// An event for usage of a period, and the invoice that it is on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct ChargedEvent {
     #[serde(flatten)]
     pub event: MeterEvent,

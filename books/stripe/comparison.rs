@@ -3,6 +3,7 @@
 use crate::store::connection::{Connection, Row, params};
 use jiff::Timestamp;
 use rust_decimal::Decimal;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::store::database::Database;
@@ -17,7 +18,7 @@ use crate::units::money::Currency;
 use crate::units::quantity::Quantity;
 
 /// One meter in one billing period of a customer.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct ComparedPeriod {
     pub customer: String,
     pub meter: String,
@@ -26,7 +27,6 @@ pub struct ComparedPeriod {
     /// Whether the period belongs to a subscription.
     pub billed: bool,
     /// Usage on the period's days.
-    #[serde(skip)]
     pub ledger: Quantity,
     /// The billing target, in Stripe's units: on this period's invoice, or carried forward to a
     /// later one.
@@ -39,7 +39,7 @@ pub struct ComparedPeriod {
     /// Events that Stripe took for this period's invoice, whichever period their usage was in.
     pub accepted_on_invoice: i64,
     /// What became of the usage, as it was planned last.
-    #[serde(flatten)]
+    #[serde(skip)]
     pub parts: UsageParts,
     /// Stripe's total of this period's invoice when it was last read.
     pub seen: Option<i64>,
@@ -56,7 +56,7 @@ pub struct ComparedPeriod {
 }
 
 /// Sums of the values of events, in Stripe's units.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct EventSums {
     pub accepted: i64,
     /// Pending, being sent or unconfirmed.
@@ -67,7 +67,7 @@ pub struct EventSums {
 }
 
 /// What can be said about a billing period.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Everything is accounted for, and Stripe's total, as it was read, agrees.

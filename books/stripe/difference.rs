@@ -1,8 +1,10 @@
 //! The result of comparing Stripe's total with the accepted events, and the sentence that
 //! describes it to people. `jobs/reconcile_stripe/compare.rs` decides which case applies.
 
+use std::borrow::Cow;
 use std::fmt;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Serialize, Serializer};
 
 use crate::units::calendar::instant;
@@ -59,6 +61,15 @@ impl Difference {
     /// `StripeHasMore` for a surplus, `StripeHasLess` for a shortfall.
     pub fn unexplained(found: Unexplained) -> Self {
         if found.shortfall < 0 { Self::StripeHasMore(found) } else { Self::StripeHasLess(found) }
+    }
+}
+
+impl JsonSchema for Difference {
+    fn schema_name() -> Cow<'static, str> {
+        "Difference".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        String::json_schema(generator)
     }
 }
 

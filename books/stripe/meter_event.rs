@@ -3,6 +3,7 @@
 
 use crate::store::connection::{Connection, Row, Write, params};
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::invoice::{InvoicePeriod, RESEND};
@@ -13,7 +14,7 @@ use crate::store::rows::{first_row, json};
 use crate::units::calendar::instant;
 
 /// The state of a meter event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventState {
     /// Not sent yet, or Stripe certainly did not take it.
@@ -61,7 +62,7 @@ impl EventState {
 }
 
 /// A row of `meter_events`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct MeterEvent {
     pub seq: i64,
     pub identifier: String,
@@ -99,7 +100,7 @@ pub struct MeterEvent {
 }
 
 /// An invoice, by the time that it covers. Stripe's id of the invoice is not stored.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct EventInvoice {
     pub subscription: String,
     pub starts_at: Timestamp,

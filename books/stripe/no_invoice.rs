@@ -2,6 +2,7 @@
 
 use crate::store::connection::params;
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::limits::plan::{Plans, ReportMode};
@@ -10,7 +11,7 @@ use crate::store::error::BooksError;
 use crate::store::rows::json;
 
 /// What a customer lacks for an invoice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InvoiceLack {
     StripeId,
@@ -18,7 +19,7 @@ pub enum InvoiceLack {
 }
 
 /// A customer with usage that the plan bills, and without an invoice for it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct CustomerWithoutInvoice {
     pub customer: String,
     pub lacks: InvoiceLack,
@@ -33,10 +34,12 @@ struct Billed<'a> {
 }
 
 /// Customers with a billing period that began before ?2 and ended after ?3 or goes on, in which
-/// usage of a meter is beyond what is free by ?1, and that has no invoice.
+/// usage of a meter is beyond what is free by ?1, and that has no invoice. The invoice of a period
+/// that goes on takes the usage of earlier ones, too.
 const WITHOUT_INVOICE: &str = "SELECT c.id, c.stripe_customer_id IS NULL FROM customers c WHERE EXISTS (\
     SELECT 1 FROM json_each(?1) j JOIN billing_periods b ON b.customer = c.id AND b.starts_at <= ?2 AND b.ends_at > ?3 \
-    WHERE j.value ->> 'plan' = c.plan AND (c.stripe_customer_id IS NULL OR b.subscription IS NULL) \
+    WHERE j.value ->> 'plan' = c.plan AND (c.stripe_customer_id IS NULL OR b.subscription IS NULL AND NOT EXISTS (\
+        SELECT 1 FROM invoiced_periods n WHERE n.customer = c.id AND n.starts_at <= ?2 AND n.ends_at > ?2)) \
       AND (SELECT total(quantity) FROM booked_usage u WHERE u.customer = c.id AND u.meter = j.value ->> 'meter' \
              AND u.day BETWEEN b.first_day AND b.last_day) > j.value ->> 'free') ORDER BY c.id";
 

@@ -11,5 +11,6 @@ pub mod calendar;
 pub mod form;
 pub mod money;
 pub mod quantity;
+mod schema;
 pub mod similar;
 pub mod words;

@@ -9,6 +9,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use rust_decimal::Decimal;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::units::quantity::{DECIMALS, Quantity, divide_half_even};
@@ -131,6 +132,30 @@ impl Serialize for Currency {
 impl<'de> Deserialize<'de> for Currency {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// An amount of money, as it is in JSON. `C` is a text where a currency is shown that somebody else
+/// has written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
+pub struct Money<C = Currency> {
+    /// In the smallest unit that Stripe charges: cents of USD, yen of JPY.
+    pub minor: i64,
+    /// The code of ISO 4217.
+    pub currency: C,
+}
+
+impl Money {
+    /// In the major unit, without the currency: `12.50`.
+    pub fn written(self) -> String {
+        self.currency.written(self.minor)
+    }
+}
+
+/// With the currency: `12.50 USD`.
+impl fmt::Display for Money {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.written(), self.currency)
     }
 }
 

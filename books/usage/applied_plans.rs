@@ -4,6 +4,7 @@
 //! books versions with the opposite entries; nothing is edited or deleted.
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::store::audit_log::{self, AuditEntry};
@@ -14,7 +15,7 @@ use crate::store::rows::{first_row, json_parts};
 use crate::units::calendar::{Month, instant};
 
 /// What a plan means for a customer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EffectKind {
     /// Other money in a billing period.
@@ -26,7 +27,7 @@ pub enum EffectKind {
 }
 
 /// What a plan means for a customer, as it was looked at.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct PlanEffect {
     pub customer: String,
     pub effect: EffectKind,
@@ -69,7 +70,7 @@ pub(super) struct BookedVersion {
 }
 
 /// Who reverted a plan.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct RevertedPlan {
     pub at: Timestamp,
     pub actor: String,
@@ -77,7 +78,7 @@ pub struct RevertedPlan {
 }
 
 /// A version that a plan or its revert booked.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct PlanVersion {
     pub id: i64,
     pub payer: String,
@@ -90,7 +91,7 @@ pub struct PlanVersion {
 }
 
 /// A plan that was applied.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct AppliedPlan {
     pub number: i64,
     pub applied_at: Timestamp,

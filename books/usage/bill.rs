@@ -2,6 +2,7 @@
 
 use crate::store::connection::{Connection, Row, params};
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -13,7 +14,7 @@ use crate::units::quantity::Quantity;
 
 /// A bill: one payer account's month. Every export of a payer reports the same usage, so books are
 /// kept by payer and not by export.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct BillId {
     /// Label of the payer account, from the configuration.
     pub payer: String,
@@ -62,7 +63,7 @@ pub struct Version {
 }
 
 /// Something that a person should know of a version that is booked all the same.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct BillNote {
     pub kind: NoteKind,
     /// What was found, in words.
@@ -70,7 +71,7 @@ pub struct BillNote {
 }
 
 /// What a note is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NoteKind {
     /// Counted usage, and all of it without a customer, or more of it than with one.
@@ -85,7 +86,7 @@ pub enum NoteKind {
 }
 
 /// A file of a version, as it was read.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct BillFile {
     /// Key in the bucket or path in the folder.
     pub key: String,
@@ -100,7 +101,7 @@ pub struct BillFile {
 }
 
 /// Lines of a watched product with the same product, usage type, unit and line type.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct LineKind {
     /// `line_item_product_code`.
     pub product: String,
@@ -121,7 +122,7 @@ pub struct LineKind {
 }
 
 /// What the lines of a kind are to the meters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClaimKind {
     /// Usage of a meter.
@@ -138,7 +139,7 @@ pub enum ClaimKind {
 }
 
 /// A meter's totals in one version; the first four amounts are in the unit of the bill.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct MeterTotals {
     pub meter: String,
     pub unit: String,
@@ -186,7 +187,7 @@ impl CurrentVersion {
 }
 
 /// A stored version.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct VersionRow {
     pub id: i64,
     pub payer: String,

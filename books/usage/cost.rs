@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::store::connection::params;
@@ -81,7 +82,7 @@ pub fn cost_meter(booked: &str) -> Option<(&str, &str)> {
 }
 
 /// What AWS charged for a customer's use, by one cost meter.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct BookedCost {
     /// Empty for lines without a customer.
     pub customer: String,
@@ -99,7 +100,7 @@ pub struct MonthCost {
 }
 
 /// The costs of the newest version of a bill, by one cost meter.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct BilledCost {
     /// Label of the payer account.
     pub payer: String,

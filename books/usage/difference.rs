@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::units::calendar::Day;
@@ -9,7 +10,7 @@ use crate::units::quantity::Quantity;
 use crate::usage::ledger::{Adjustment, Adjustments, Cells};
 
 /// A change of a customer's usage of a meter on a day.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UsageDifference {
     /// Customer id; empty for usage without a tag.

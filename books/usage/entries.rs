@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::store::connection::params;
@@ -14,7 +15,7 @@ use crate::units::quantity::Quantity;
 use crate::usage::bill::{BillFile, BillId};
 
 /// A booked entry of the ledger.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct BookedEntry {
     pub meter: String,
     pub day: Day,
@@ -32,7 +33,7 @@ pub struct BookedEntry {
 }
 
 /// A version of a bill that entries were booked from, or the newest one of such a bill.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct BookedVersion {
     #[serde(skip)]
     pub id: i64,

@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 
 use crate::store::connection::params;
+use schemars::JsonSchema;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -49,7 +50,7 @@ pub struct Cells {
 }
 
 /// How an entry came about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EntryKind {
     /// The first quantity booked for its customer, meter and day.
@@ -72,7 +73,7 @@ pub struct Adjustment {
 }
 
 /// An entry as it is booked.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct VersionEntry {
     /// Customer id; empty for usage without a tag.
     pub customer: String,
@@ -297,7 +298,7 @@ pub fn adjustments(observed: &Cells, booked: &Cells, shared: &SharedCells<'_>) -
 }
 
 /// How much one customer's usage of a meter changes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct LedgerChange {
     /// Customer id; empty for usage without a tag.
     pub customer: String,
@@ -386,7 +387,7 @@ impl Adjustments {
 }
 
 /// A customer's usage of one meter.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct Usage {
     /// Customer id; empty for usage without a tag.
     pub customer: String,

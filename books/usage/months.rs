@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::store::connection::{Connection, Row, params};
@@ -166,7 +167,7 @@ pub(super) fn to_read(of: Option<&PayerMonths>, since: Option<Month>, lookback: 
 }
 
 /// What a look at a month's newest manifest found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Found {
     /// The version that is booked, or an older one.

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
@@ -29,6 +29,8 @@ use crate::{Options, World};
 /// The most connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
 
+/// How long a port is waited for that was given to another.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// How long the first part of a cut answer has to leave before the connection is closed.
 const CUT_AFTER: Duration = Duration::from_millis(10);
 
@@ -95,7 +97,24 @@ impl FakeStripe {
         *lock(&self.inner.state) = State::Stopped { port };
     }
 
+    /// Ends an outage.
+    ///
+    /// # Errors
+    /// When the port stays taken for twenty seconds: while nobody held it, a connection of another
+    /// process may have been given it.
     pub async fn resume(&self) -> io::Result<()> {
+        let start = Instant::now();
+        loop {
+            match self.try_to_resume() {
+                Err(taken) if taken.kind() == io::ErrorKind::AddrInUse && start.elapsed() < PATIENCE => {
+                    sleep(Duration::from_millis(50)).await;
+                }
+                resumed => return resumed,
+            }
+        }
+    }
+
+    fn try_to_resume(&self) -> io::Result<()> {
         let mut state = lock(&self.inner.state);
         if let State::Stopped { port } = &mut *state {
             let port = port.take().map_or_else(|| hold(self.inner.address), Ok)?;

@@ -3,6 +3,7 @@
 use std::io;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter};
 use sha2::{Digest, Sha256};
@@ -20,7 +21,7 @@ use books::usage::difference::UsageDifference;
 const FORM: u32 = 1;
 
 /// What a change of the books would be.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChangePlan {
     /// The form of the file.
@@ -36,7 +37,7 @@ pub struct ChangePlan {
 }
 
 /// Digests of what a plan rests on beside its bills.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlanState {
     /// Meters, tag keys, ignored lines, shared buckets and cost meters.
@@ -50,7 +51,7 @@ pub struct PlanState {
 }
 
 /// What a change means for customers.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlanEffects {
     pub money: Vec<ChangedBill>,
@@ -63,7 +64,7 @@ pub struct PlanEffects {
 }
 
 /// A bill, and what would be booked of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlannedBill {
     pub export: String,
@@ -94,7 +95,7 @@ pub struct PlannedBill {
 }
 
 /// The booked version that a plan changes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlannedBase {
     /// Number of the version in the books.
@@ -105,7 +106,7 @@ pub struct PlannedBase {
 }
 
 /// What a person accepts of a version on hold.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlannedAcceptance {
     pub version: String,
@@ -114,7 +115,7 @@ pub struct PlannedAcceptance {
 }
 
 /// The sum of a meter in a bill, in the meter's unit.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlannedMeter {
     pub meter: String,

@@ -402,7 +402,7 @@ impl Subject<'_> {
                 used,
                 used_billed,
                 used_measured: used - used_billed,
-                included: d.included,
+                included: if m.terms.is_some() { d.included } else { Quantity::ZERO },
                 // a limit above every storable quantity is stored as none
                 effective_limit: d.limit.filter(|limit| !d.allowed || storable(*limit) == *limit).map(storable),
                 overage_cost_minor: minor(decided.cost),

@@ -28,6 +28,7 @@ use std::sync::Arc;
 
 use books::store::connection::{Connection, Sight};
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -71,7 +72,7 @@ pub enum Extent {
 }
 
 /// A decision that differs from the one before it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct EntitlementChange {
     /// None when there was no decision yet.
     pub was: Option<Entitlement>,
@@ -79,7 +80,7 @@ pub struct EntitlementChange {
 }
 
 /// The report of a run.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, JsonSchema, Serialize)]
 pub struct EnforceReport {
     /// True when nothing was written.
     pub dry_run: bool,

@@ -250,12 +250,7 @@ impl ForecastRun {
             let lines = forecast_bills(books, &self.settings.billing, expected, self.now).await?;
             for of in &mut found {
                 let line = lines.get(&(of.customer.clone(), of.meter.clone()));
-                of.bill = line.map(|line| BillForecast {
-                    currency: line.currency.to_string(),
-                    last_day: line.last_day,
-                    p50_minor: line.p50_minor,
-                    p90_minor: line.p90_minor,
-                });
+                of.bill = line.map(|line| BillForecast { last_day: line.last_day, p50: line.p50, p90: line.p90 });
             }
         }
         Ok(FoundForecasts { forecasts: found, unusual })
@@ -267,12 +262,12 @@ impl ForecastRun {
 pub fn add_bills(sums: &mut BTreeMap<String, Vec<BillForecast>>, found: &[UsageForecast]) {
     for (meter, bill) in found.iter().filter_map(|of| Some((&of.meter, of.bill.as_ref()?))) {
         let of_meter = sums.entry(meter.clone()).or_default();
-        match of_meter.iter_mut().find(|sum| sum.currency == bill.currency) {
+        match of_meter.iter_mut().find(|sum| sum.p50.currency == bill.p50.currency) {
             Some(sum) => {
-                sum.p50_minor = sum.p50_minor.saturating_add(bill.p50_minor);
+                sum.p50.minor = sum.p50.minor.saturating_add(bill.p50.minor);
                 sum.last_day = sum.last_day.max(bill.last_day);
             }
-            None => of_meter.push(BillForecast { p90_minor: None, ..bill.clone() }),
+            None => of_meter.push(BillForecast { p90: None, ..bill.clone() }),
         }
     }
 }

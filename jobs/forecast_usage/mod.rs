@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rust_decimal::Decimal;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::causes::named;
@@ -29,7 +30,7 @@ use books::units::calendar::{Day, Month};
 pub struct ForecastUsage {}
 
 /// What a run forecast.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct ForecastUsageReport {
     pub month: Month,
     /// Usage is known up to this day; none when no day is settled, and nothing was forecast.
@@ -42,7 +43,7 @@ pub struct ForecastUsageReport {
 }
 
 /// How the forecasts of a meter were made.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct ForecastMeter {
     pub meter: String,
     pub rule: ForecastRule,

@@ -28,7 +28,7 @@ use super::repeats::{
 use crate::shared_bucket::customer::{CustomerRule, Owner, percent_decoded};
 use crate::shared_bucket::items::{Item, ItemList};
 use books::shared_bucket::{DayCounts, Measure, Weight};
-use books::units::calendar::Day;
+use books::units::calendar::{Day, instant};
 
 /// Customers of a day, at most: more are no customers but what a wrong pattern took for one.
 const CUSTOMERS: usize = 100_000;
@@ -335,7 +335,7 @@ impl Tally {
                     id,
                     kind,
                     bytes: bytes_sent,
-                    at: line.time,
+                    at: instant(line.time),
                     seconds: 0,
                 });
             }

@@ -13,6 +13,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 
 use jiff::{SignedDuration, Timestamp};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::guard::{exceeds, from_to};
@@ -29,7 +30,7 @@ const SETTLED: SignedDuration = SignedDuration::from_hours(3 * 24);
 const NAMED: usize = 3;
 
 /// Growth of usage that was settled.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct Growth {
     pub meter: String,
     pub of: Grown,
@@ -38,7 +39,7 @@ pub struct Growth {
 }
 
 /// What has grown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Grown {
     /// Usage on the settled days, of which this is the last one.

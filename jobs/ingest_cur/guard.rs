@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::context::HoldPolicy;
@@ -16,7 +17,7 @@ use books::units::quantity::{Quantity, divide_half_even};
 use books::usage::ledger::{Cells, UNATTRIBUTED};
 
 /// The part of a bill that changes too much.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
     Month,
@@ -26,7 +27,7 @@ pub enum Scope {
 }
 
 /// Booked usage that a version takes back, or a past day that it changes by much.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct Restatement {
     pub meter: String,
     pub scope: Scope,

@@ -9,6 +9,7 @@
 //! that were read. They must be the words that are stored with the newest delivery, which a tick of
 //! the schedule may have written anew since, and the words of the reading that is to be booked.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::aggregate::{FaultKind, Totals};
@@ -26,7 +27,7 @@ pub const VERSION_PREFIX: usize = 8;
 const NOTHING: &str = "; nothing was booked";
 
 /// What a reason to hold a version is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HoldKind {
     UnknownLineType,
@@ -47,7 +48,7 @@ pub enum HoldKind {
 }
 
 /// A reason to hold a version.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct HoldReason {
     pub kind: HoldKind,
     /// What was found, in words.

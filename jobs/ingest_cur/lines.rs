@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use anyhow::anyhow;
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 pub use super::aggregate::WantedLines;
@@ -26,7 +27,7 @@ use books::usage::entries::BookedVersion;
 use books::usage::meter::Meter;
 
 /// A line of a bill that is booked as a customer's usage.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct BillLine {
     pub meter: String,
     pub day: Day,
@@ -51,7 +52,7 @@ pub struct BillLine {
 }
 
 /// All lines of a meter and day.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct SummedDay {
     pub meter: String,
     pub day: Day,
@@ -63,7 +64,7 @@ pub struct SummedDay {
 }
 
 /// What was found in the files of a version.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct FoundLines {
     /// By file, row group and row.
     pub lines: Vec<BillLine>,

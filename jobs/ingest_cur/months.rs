@@ -7,6 +7,7 @@
 //! only when a person says so. What it found is kept, and the state of the books shows it.
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::delivery_time::is_future;
@@ -30,7 +31,7 @@ fn one() -> u8 {
 }
 
 /// The report of a look.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, JsonSchema, Serialize)]
 pub struct CheckMonthsReport {
     /// Months of all exports that were looked at.
     pub looked_at: u64,

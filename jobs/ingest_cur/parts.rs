@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -46,7 +47,7 @@ pub struct IngestPart {
 }
 
 /// How reading a part ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PartOutcome {
     /// Its sums are stored.
@@ -57,7 +58,7 @@ pub enum PartOutcome {
 }
 
 /// What reading a part found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct PartReport {
     pub outcome: PartOutcome,
     pub files: usize,

@@ -1,6 +1,7 @@
 //! The report of a run: what was found, what was booked, and what a person should know.
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::aggregate::{FaultyLines, Mark, Totals, UnknownLineType};
@@ -21,7 +22,7 @@ use books::usage::ledger::{Adjustments, Cells, LedgerChange};
 const LARGEST_CHANGES: usize = 5;
 
 /// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum IngestOutcome {
     /// The version is booked.
@@ -55,7 +56,7 @@ impl IngestOutcome {
 }
 
 /// The report of a run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct IngestReport {
     pub export: String,
     #[serde(flatten)]
@@ -111,7 +112,7 @@ pub struct IngestReport {
 }
 
 /// A meter in a report.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct MeterChange {
     #[serde(flatten)]
     pub totals: MeterTotals,
@@ -119,7 +120,7 @@ pub struct MeterChange {
 }
 
 /// A billed day of a shared bucket in a report.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct SharedDayReport {
     pub bucket: String,
     pub meter: String,

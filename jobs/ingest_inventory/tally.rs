@@ -17,6 +17,7 @@ use crate::listed::shown;
 use crate::shared_bucket::customer::{CustomerRule, Owner};
 use crate::shared_bucket::items::{Item, ItemList};
 use books::shared_bucket::{DayCounts, Measure, Weight};
+use books::units::calendar::instant;
 
 /// Bytes of the largest object that is believed; S3's have 50 TB at most.
 const LARGEST_OBJECT: u64 = 1 << 50;
@@ -164,7 +165,7 @@ impl Tally {
             id: row.version.to_owned(),
             kind: row.class.to_owned(),
             bytes: row.size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
-            at: row.created.unwrap_or(0).div_euclid(1000),
+            at: instant(row.created.unwrap_or(0).div_euclid(1000)),
             seconds,
         });
     }

@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use jiff::Timestamp;
 use rust_decimal::Decimal;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::planner::{PlanInputs, Planner};
@@ -29,7 +30,7 @@ use books::stripe::meter_event::EventState;
 use books::stripe::placement::place;
 use books::stripe::planning::{self, DueCustomer, DuePeriod};
 use books::units::calendar::{Day, instant};
-use books::units::money::{Currency, Price, charge};
+use books::units::money::{Currency, Money, Price, charge};
 use books::units::quantity::{Quantity, UNIT, divide_half_even};
 use books::{BooksError, Database};
 
@@ -56,7 +57,7 @@ pub enum WantedPeriods {
 }
 
 /// Bills, in the order of customers and periods.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, JsonSchema, Serialize)]
 pub struct Bills {
     pub bills: Vec<CustomerBill>,
     /// Customers of whom no bill can be made.
@@ -85,24 +86,24 @@ impl Bills {
             let none = BillTotal { currency, bills: 0, amount_minor: 0, waiting_minor: 0, house_minor: 0, unpriced: 0 };
             let total = totals.entry(currency.to_string()).or_insert(none);
             total.bills += 1;
-            total.unpriced += u64::from(bill.amount_minor.is_none());
-            total.amount_minor = total.amount_minor.saturating_add(bill.amount_minor.unwrap_or_default());
-            total.waiting_minor = total.waiting_minor.saturating_add(bill.waiting_minor);
-            total.house_minor = total.house_minor.saturating_add(bill.house_minor);
+            total.unpriced += u64::from(bill.amount.is_none());
+            total.amount_minor = total.amount_minor.saturating_add(bill.amount.map_or(0, |of| of.minor));
+            total.waiting_minor = total.waiting_minor.saturating_add(bill.waiting_worth.minor);
+            total.house_minor = total.house_minor.saturating_add(bill.house_worth.minor);
         }
         totals
     }
 }
 
 /// A customer of whom no bill can be made, and why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct CustomerWithoutBill {
     pub customer: String,
     pub why: NoBill,
 }
 
 /// Why no bill can be made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NoBill {
     /// No plan has the name of the customer's plan.
@@ -112,7 +113,7 @@ pub enum NoBill {
 }
 
 /// The metered lines of an invoice.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct CustomerBill {
     pub customer: String,
     /// The plan at the end of the period.
@@ -127,13 +128,15 @@ pub struct CustomerBill {
     /// By meter.
     pub lines: Vec<InvoiceLine>,
     /// The sum of the lines; none if the price of one is not known.
-    pub amount_minor: Option<i64>,
-    pub waiting_minor: i64,
-    pub house_minor: i64,
+    pub amount: Option<Money>,
+    /// What the waiting usage is worth.
+    pub waiting_worth: Money,
+    /// What the usage is worth that the company pays.
+    pub house_worth: Money,
 }
 
 /// Whether the invoice of a period still takes usage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InvoiceState {
     Open,
@@ -154,7 +157,7 @@ impl InvoiceState {
 }
 
 /// A metered line of an invoice, and what became of the period's usage.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct InvoiceLine {
     pub meter: String,
     /// What the plan includes in the period.
@@ -178,15 +181,17 @@ pub struct InvoiceLine {
     /// Usage of this period on invoices of later ones.
     pub carried: Vec<Correction>,
     /// What the line costs; none when the plan has no price for it.
-    pub amount_minor: Option<i64>,
+    pub amount: Option<Money>,
     /// What of the period's usage cannot be sent, and why.
     pub waits: Option<WaitingUsage>,
-    pub waiting_minor: i64,
-    pub house_minor: i64,
+    /// What the waiting usage is worth.
+    pub waiting_worth: Money,
+    /// What the usage is worth that the company pays.
+    pub house_worth: Money,
 }
 
 /// Usage of one period on the invoice of another one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct Correction {
     /// The period of the usage; in [`InvoiceLine::carried`] that of the invoice.
     pub period_start: Timestamp,
@@ -195,7 +200,7 @@ pub struct Correction {
 }
 
 /// Usage that cannot be sent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct WaitingUsage {
     /// In Stripe's units.
     pub value: i64,
@@ -371,24 +376,29 @@ impl BillRun {
         let any = rated.values().next()?;
         let lines: Vec<InvoiceLine> =
             rated.iter().filter_map(|(meter, rated)| self.line(meter, period, rated, planned)).collect();
-        let amounts: Option<Vec<i64>> = lines.iter().map(|line| line.amount_minor).collect();
+        let amounts: Option<Vec<i64>> = lines.iter().map(|line| line.amount.map(|of| of.minor)).collect();
         let invoice = match &period.subscription {
             None => InvoiceState::None,
             Some(_) if self.now >= closes(period.takes_until(), self.inputs.grace) => InvoiceState::Closed,
             Some(_) => InvoiceState::Open,
         };
+        let currency = any.currency;
+        let sum = |minors: &mut dyn Iterator<Item = i64>| Money {
+            minor: minors.fold(0, |sum: i64, one| sum.saturating_add(one)),
+            currency,
+        };
         Some(CustomerBill {
             customer: customer.to_owned(),
             plan: any.plan.clone(),
-            currency: any.currency,
+            currency,
             period_start: instant(period.start),
             period_end: instant(period.end),
             first_day: period.days.first,
             last_day: period.days.last,
             invoice,
-            amount_minor: amounts.map(|amounts| amounts.iter().fold(0, |sum: i64, one| sum.saturating_add(*one))),
-            waiting_minor: lines.iter().map(|line| line.waiting_minor).sum(),
-            house_minor: lines.iter().map(|line| line.house_minor).sum(),
+            amount: amounts.map(|amounts| sum(&mut amounts.into_iter())),
+            waiting_worth: sum(&mut lines.iter().map(|line| line.waiting_worth.minor)),
+            house_worth: sum(&mut lines.iter().map(|line| line.house_worth.minor)),
             lines,
         })
     }
@@ -415,6 +425,7 @@ impl BillRun {
         let waits = (value != 0).then(|| WaitingUsage { value, reason: reason.unwrap_or_else(|| "refused".into()) });
         let split = UsageParts::of(rated).split(value, discarded, per_unit);
         let charged = charged(quantity, per_unit, terms);
+        let money = |minor| Money { minor, currency: rated.currency };
         let elsewhere = |event: &&BilledEvent| event.billed && !is_own(event.invoice);
         Some(InvoiceLine {
             meter: meter.to_owned(),
@@ -427,14 +438,14 @@ impl BillRun {
             sent,
             corrections: summed(on_invoice.iter().filter(|e| !is_own(e.usage)).map(|e| (e.usage, e.value))),
             carried: summed(of_usage.iter().filter(elsewhere).map(|e| (e.invoice, e.value))),
-            amount_minor: match (charged, terms.and_then(|terms| terms.billed_price(meter))) {
-                (0, _) => Some(0),
+            amount: match (charged, terms.and_then(|terms| terms.billed_price(meter))) {
+                (0, _) => Some(money(0)),
                 (_, None) => None,
-                (charged, Some(price)) => charge(charged, per_unit, price, rated.currency),
+                (charged, Some(price)) => charge(charged, per_unit, price, rated.currency).map(money),
             },
             waits,
-            waiting_minor: split.money.waiting,
-            house_minor: split.money.house,
+            waiting_worth: money(split.money.waiting),
+            house_worth: money(split.money.house),
         })
     }
 }

@@ -5,6 +5,7 @@
 //! on the period whose usage it corrects, whichever invoice has it. Nothing is written.
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::bill::{CustomerPages, NoBill};
@@ -24,7 +25,7 @@ use books::{BooksError, Database};
 
 /// A billing period that a change makes cost another amount. Amounts are minor units; none when
 /// only Stripe's price says what the period costs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChangedBill {
     pub customer: String,
@@ -156,8 +157,8 @@ fn amounts(inputs: &PlanInputs, period: &DuePeriod, rated: &RatedPeriod) -> Amou
     for (meter, rated) in rated {
         let Some(mapped) = inputs.meters.get(meter) else { continue };
         let of = outcome(&inputs.plans, period, (meter, rated), mapped.mapping.per_unit);
-        sum.charged = sum.charged.zip(of.amount_minor).map(|(sum, one)| sum.saturating_add(one));
-        sum.house = sum.house.saturating_add(of.house_minor);
+        sum.charged = sum.charged.zip(of.amount).map(|(sum, one)| sum.saturating_add(one.minor));
+        sum.house = sum.house.saturating_add(of.house());
     }
     sum
 }

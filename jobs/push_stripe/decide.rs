@@ -11,15 +11,14 @@
 
 use std::collections::BTreeMap;
 
-use rust_decimal::Decimal;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use books::stripe::invoice::{InvoicePeriod, LARGEST_VALUE, closes};
 use books::units::calendar::minute;
-use books::units::quantity::{Quantity, UNIT, divide_half_even};
 
 /// Why an amount is deferred.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeferReason {
     /// The customer has no Stripe id.
@@ -105,29 +104,6 @@ impl DeferReason {
             Self::NoMeter => "no_meter",
         }
     }
-}
-
-/// What is reported, in Stripe's units, rounded half-even once; none if it has more than 15 digits.
-/// What AWS took back beyond what it had billed is reported as 0. An amount that was cut at the
-/// budget is rounded down, so that the invoice is not above it.
-pub fn target(reported: Quantity, per_unit: Decimal, cut: Cut) -> Option<i64> {
-    if reported <= Quantity::ZERO {
-        return Some(0);
-    }
-    let product = reported.scaled().checked_mul(per_unit.mantissa())?;
-    let divisor = UNIT.checked_mul(10_i128.checked_pow(per_unit.scale())?)?;
-    let units = match cut {
-        Cut::AtBudget => product / divisor,
-        Cut::Nowhere => divide_half_even(product, divisor).0,
-    };
-    i64::try_from(units).ok().filter(|units| *units <= LARGEST_VALUE)
-}
-
-/// Whether the budget has cut an amount.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cut {
-    Nowhere,
-    AtBudget,
 }
 
 /// What planning reads of a subscription.

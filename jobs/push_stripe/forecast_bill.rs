@@ -19,7 +19,7 @@ use books::limits::plan::Plans;
 use books::stripe::due::DueSince;
 use books::stripe::planning::{DueCustomer, DuePeriod};
 use books::units::calendar::Day;
-use books::units::money::Currency;
+use books::units::money::Money;
 use books::units::quantity::Quantity;
 use books::{BooksError, Database};
 
@@ -36,12 +36,11 @@ pub type ExpectedOfCustomers = BTreeMap<String, BTreeMap<String, ExpectedUsage>>
 /// A meter's line of a forecast bill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ForecastLine {
-    pub currency: Currency,
     /// Of the billing period.
     pub last_day: Day,
-    pub p50_minor: i64,
+    pub p50: Money,
     /// With the upper bound of every meter; none when one has none.
-    pub p90_minor: Option<i64>,
+    pub p90: Option<Money>,
 }
 
 /// Lines by customer and meter.
@@ -96,16 +95,15 @@ fn lines(
         Planner::new(inputs, now).rate(&due)?.into_iter().nth(at)
     };
     let (p50, p90) = (rated(&|of| Some(of.p50))?, rated(&|of| of.p90));
-    let amount = |of: &RatedPeriod, meter: &str| -> Option<i64> {
+    let amount = |of: &RatedPeriod, meter: &str| -> Option<Money> {
         let per_unit = inputs.meters.get(meter)?.mapping.per_unit;
-        outcome(&inputs.plans, period, (meter, of.get(meter)?), per_unit).amount_minor
+        outcome(&inputs.plans, period, (meter, of.get(meter)?), per_unit).amount
     };
     let line = |meter: &String| {
         let line = ForecastLine {
-            currency: p50.get(meter)?.currency,
             last_day: period.days.last,
-            p50_minor: amount(&p50, meter)?,
-            p90_minor: p90.as_ref().and_then(|p90| amount(p90, meter)),
+            p50: amount(&p50, meter)?,
+            p90: p90.as_ref().and_then(|p90| amount(p90, meter)),
         };
         Some((meter.clone(), line))
     };

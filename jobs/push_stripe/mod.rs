@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -75,7 +76,7 @@ pub struct PushStripe {
 }
 
 /// What a run planned and sent.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, JsonSchema, Serialize)]
 pub struct PushReport {
     /// True if nothing was written or sent, because a dry run was asked for or there is no key.
     pub dry_run: bool,

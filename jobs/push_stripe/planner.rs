@@ -7,11 +7,12 @@
 use std::collections::BTreeMap;
 
 use books::store::connection::{Connection, Write};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::decide::{
-    BillingCase, Cut, DeferReason, Deferral, PeriodBilling, PeriodCase, PeriodDecision, SentEvent, decide, look_again,
-    target, timestamp,
+    BillingCase, DeferReason, Deferral, PeriodBilling, PeriodCase, PeriodDecision, SentEvent, decide, look_again,
+    timestamp,
 };
 use crate::job::Mode;
 use crate::stripe::Mapping;
@@ -19,7 +20,7 @@ use books::limits::overage_billing::{OverageBilling, OverageHistory};
 use books::limits::plan::Plans;
 use books::limits::rating::{Agreement, Rated, StretchUsage, rate};
 use books::store::error::BooksError;
-use books::stripe::billing_target::{self, NewTarget, StoredTarget, UsageParts};
+use books::stripe::billing_target::{self, Cut, NewTarget, StoredTarget, UsageParts, target};
 use books::stripe::due::{self, DueAgain, DueSince};
 use books::stripe::invoice::{InvoicePeriod, LARGEST_VALUE};
 use books::stripe::meter_event::{self, EventState, NewMeterEvent};
@@ -66,7 +67,7 @@ impl PlanInputs {
 }
 
 /// An event that a run planned, or would plan.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct PlannedEvent {
     pub customer: String,
     pub meter: String,
@@ -244,7 +245,7 @@ impl<'a> Planner<'a> {
 
     fn period_case(&self, of: CustomerMeter<'_>, period: &DuePeriod, rated: &Rated) -> PeriodCase {
         let until = period.takes_until();
-        let cut = if rated.house.is_zero() { Cut::Nowhere } else { Cut::AtBudget };
+        let cut = Cut::of(rated.house);
         PeriodCase {
             start: period.start,
             end: period.end,

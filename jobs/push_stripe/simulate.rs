@@ -13,10 +13,10 @@ use std::ops::Range;
 
 use jiff::Timestamp;
 use rust_decimal::Decimal;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::bill::{CustomerPages, CustomerWithoutBill, NoBill, charged};
-use super::decide::{Cut, target};
 use super::plan_inputs;
 use super::planner::{PlanInputs, Planner, RatedPeriod};
 use crate::job::Mode;
@@ -26,10 +26,11 @@ use books::limits::plan::{Plan, Plans};
 use books::limits::rating::{Rated, StretchUsage};
 use books::limits::terms::Stretch;
 use books::store::connection::Connection;
+use books::stripe::billing_target::{Cut, target};
 use books::stripe::due::DueSince;
 use books::stripe::planning::{DailyUsage, DueCustomer, DuePeriod, WantedDays, daily_usage};
 use books::units::calendar::{Day, instant};
-use books::units::money::{Currency, Price, charge};
+use books::units::money::{Currency, Money, Price, charge};
 use books::units::quantity::Quantity;
 use books::usage::cost::{BookedCost, CustomerDays};
 use books::{BooksError, Database};
@@ -50,7 +51,7 @@ pub struct WantedSimulation {
 }
 
 /// Past periods, with the plans that hold and with those that are tried.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, JsonSchema, Serialize)]
 pub struct Simulation {
     pub periods: Vec<SimulatedPeriod>,
     /// Customers of whom no bill can be made.
@@ -58,7 +59,7 @@ pub struct Simulation {
 }
 
 /// A billing period of a customer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct SimulatedPeriod {
     pub customer: String,
     /// The plan at the end of the period.
@@ -76,7 +77,7 @@ pub struct SimulatedPeriod {
 }
 
 /// A meter in a period.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct SimulatedLine {
     pub meter: String,
     pub used: Quantity,
@@ -85,7 +86,7 @@ pub struct SimulatedLine {
 }
 
 /// What prices make of a meter's usage.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct PriceOutcome {
     /// What the plan includes in the period.
     pub included: Quantity,
@@ -93,11 +94,18 @@ pub struct PriceOutcome {
     /// In the meter's unit.
     pub charged: Quantity,
     /// None when the plan has no price for what is charged.
-    pub amount_minor: Option<i64>,
-    /// What the company pays.
-    pub house_minor: i64,
+    pub amount: Option<Money>,
+    /// What the usage is worth that the company pays; none without usage.
+    pub house_worth: Option<Money>,
     /// The first day on which usage went beyond what may be used.
     pub blocked_on: Option<Day>,
+}
+
+impl PriceOutcome {
+    /// What the company pays, in minor units.
+    pub fn house(&self) -> i64 {
+        self.house_worth.map_or(0, |of| of.minor)
+    }
 }
 
 /// The sums of one currency, in minor units.
@@ -119,7 +127,7 @@ impl SimulatedPeriod {
     /// What the period costs with the plans that hold, and with those that are tried.
     pub fn amounts(&self) -> (i64, i64) {
         let sum = |of: fn(&SimulatedLine) -> &PriceOutcome| {
-            self.lines.iter().fold(0, |sum: i64, line| sum.saturating_add(of(line).amount_minor.unwrap_or(0)))
+            self.lines.iter().fold(0, |sum: i64, line| sum.saturating_add(of(line).amount.map_or(0, |of| of.minor)))
         };
         (sum(|line| &line.now), sum(|line| &line.then))
     }
@@ -150,8 +158,8 @@ impl Simulation {
             total.now_minor = total.now_minor.saturating_add(now);
             total.then_minor = total.then_minor.saturating_add(then);
             for line in &period.lines {
-                total.house_now_minor = total.house_now_minor.saturating_add(line.now.house_minor);
-                total.house_then_minor = total.house_then_minor.saturating_add(line.then.house_minor);
+                total.house_now_minor = total.house_now_minor.saturating_add(line.now.house());
+                total.house_then_minor = total.house_then_minor.saturating_add(line.then.house());
                 total.blocked_now += u64::from(line.now.blocked_on.is_some());
                 total.blocked_then += u64::from(line.then.blocked_on.is_some());
             }
@@ -383,20 +391,20 @@ pub(super) fn outcome(
     per_unit: Decimal,
 ) -> PriceOutcome {
     let terms = plans.at(&rated.plan, period.start).and_then(|plan| plan.meters.get(meter)).copied();
-    let cut = if rated.house.is_zero() { Cut::Nowhere } else { Cut::AtBudget };
-    let quantity = target(rated.reported, per_unit, cut).unwrap_or(i64::MAX);
+    let quantity = target(rated.reported, per_unit, Cut::of(rated.house)).unwrap_or(i64::MAX);
     let charged = charged(quantity, per_unit, terms);
     let price = terms.and_then(|terms| terms.billed_price(meter));
+    let money = |minor| Money { minor, currency: rated.currency };
     PriceOutcome {
         included: rated.included,
         price,
         charged: Quantity::of_stripe(charged, per_unit),
-        amount_minor: match (charged, price) {
-            (0, _) => Some(0),
+        amount: match (charged, price) {
+            (0, _) => Some(money(0)),
             (_, None) => None,
-            (charged, Some(price)) => charge(charged, per_unit, price, rated.currency),
+            (charged, Some(price)) => charge(charged, per_unit, price, rated.currency).map(money),
         },
-        house_minor: rated.house_cost.to_minor(rated.currency),
+        house_worth: Some(money(rated.house_cost.to_minor(rated.currency))),
         blocked_on: None,
     }
 }

@@ -20,6 +20,7 @@ mod compare;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::compare::{compare_settled, compare_whole, comparison, settled_until, too_early};
@@ -44,7 +45,7 @@ const MAX_READS: u32 = 100;
 pub struct ReconcileStripe {}
 
 /// What a run read, compared and decided.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, JsonSchema, Serialize)]
 pub struct ReconcileReport {
     /// True if there is no key, so no request was made to Stripe.
     pub without_key: bool,

@@ -6,13 +6,16 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 use books::shared_bucket::Measure;
+use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// An object, or a request.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema, Serialize)]
 pub struct Item {
     /// In the measure's smallest unit; a text in JSON, because it can have 39 digits.
     #[serde(serialize_with = "text")]
+    #[schemars(with = "String")]
     pub amount: u128,
     /// As far as it is text.
     pub key: String,
@@ -22,8 +25,8 @@ pub struct Item {
     pub kind: String,
     /// Bytes of an object, or those that a request sent.
     pub bytes: u64,
-    /// In seconds since 1970: when the object was made, or the request.
-    pub at: i64,
+    /// When the object was made, or the request.
+    pub at: Timestamp,
     /// For how many seconds of the day the object is billed; 0 for requests.
     pub seconds: u64,
 }
@@ -45,7 +48,7 @@ pub struct WantedItems {
 }
 
 /// The items that were found.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct FoundItems {
     /// Digest of the reports that they were read from.
     pub digest: String,

@@ -1,11 +1,12 @@
 //! The report of a run that reads S3's reports about a shared bucket.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use books::units::calendar::Day;
 
 /// What a run read, and what it found. Counts are those of the days that it read.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct BucketReport {
     /// Days whose weights are new or another; what was read and is the same is not among them.
     pub days_read: Vec<Day>,

@@ -31,6 +31,23 @@ use books::stripe::meter_event::MeterEvent;
 /// Objects on one page: the most that Stripe gives.
 const PAGE: i64 = 100;
 
+/// Subscriptions to be listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListedSubscriptions {
+    All,
+    /// Those that Stripe made at this second since 1970 or later.
+    CreatedSince(i64),
+    /// Those of a Stripe customer.
+    OfCustomer(String),
+}
+
+impl ListedSubscriptions {
+    /// Whether an error says that Stripe does not have the customer.
+    pub fn is_unknown_to_stripe(&self, error: &CallError) -> bool {
+        matches!(self, Self::OfCustomer(_)) && error.code.as_deref() == Some("resource_missing")
+    }
+}
+
 /// A Stripe account. Clones share its connections and its rate limit.
 #[derive(Clone)]
 pub struct StripeAccount {
@@ -162,17 +179,18 @@ impl StripeAccount {
         }
     }
 
-    /// A page of subscriptions in every state, the newest first, each with all of its items; with
-    /// `since`, only those created from then on.
+    /// A page of subscriptions in every state, the newest first, each with all of its items.
     pub async fn subscriptions(
         &self,
-        since: Option<i64>,
+        which: &ListedSubscriptions,
         after: Option<String>,
     ) -> Result<Page<RemoteSubscription>, CallError> {
         let mut list = ListSubscription::new().limit(PAGE).status(ListSubscriptionStatus::All);
-        if let Some(since) = since {
-            list = list.created(stripe_types::RangeQueryTs::gte(since));
-        }
+        list = match which {
+            ListedSubscriptions::All => list,
+            ListedSubscriptions::CreatedSince(since) => list.created(stripe_types::RangeQueryTs::gte(*since)),
+            ListedSubscriptions::OfCustomer(id) => list.customer(id.clone()),
+        };
         if let Some(after) = &after {
             list = list.starting_after(after.clone());
         }

@@ -3,6 +3,8 @@
 
 use jiff::Timestamp;
 use rust_decimal::Decimal;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::mapping::Mapping;
 use super::objects::{RemoteMeter, RemotePrice, Unsupported, names};
@@ -15,7 +17,7 @@ use books::stripe::stripe_meter::StripeMeter;
 pub(super) const PRICE_DECIMALS: u32 = 12;
 
 /// One comparison and its result.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct CheckLine {
     pub what: String,
     pub found: String,

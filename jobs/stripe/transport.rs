@@ -163,7 +163,14 @@ impl Transport {
         let body = answer.bytes().await;
         match body {
             Ok(body) if status.is_success() => Ok((body, around)),
-            Ok(body) => Err(refusal(status.as_u16(), &body, around, &self.base)),
+            Ok(body) => {
+                let mut refused = refusal(status.as_u16(), &body, around, &self.base);
+                // another server may say back what it was sent
+                if !self.key.is_empty() {
+                    refused.message = refused.message.replace(&self.key, "(the key)");
+                }
+                Err(refused)
+            }
             Err(e) => Err(CallError { status: Some(status.as_u16()), around, ..lost(CallFailure::NoAnswer, &e) }),
         }
     }

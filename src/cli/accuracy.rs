@@ -8,12 +8,13 @@ use books::units::calendar::{Day, Month};
 use books::units::similar::offer;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::known_customer;
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
-use crate::print::{self, accuracy as tables};
+use crate::print::{self, WithUnits, accuracy as tables};
 use crate::wiring::{self, Open};
 
 #[derive(Debug, ClapArgs)]
@@ -36,8 +37,8 @@ pub(crate) struct Args {
 }
 
 /// What is printed as JSON.
-#[derive(Debug, Serialize)]
-struct Compared<'a> {
+#[derive(Debug, JsonSchema, Serialize)]
+pub(super) struct Compared<'a> {
     days: &'a [Day],
     meters: &'a [MeterAccuracy],
     /// Days of the customer that was asked for, by meter.
@@ -65,7 +66,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let exit = if meters.iter().any(MeterAccuracy::has_finding) { Exit::NeedsAttention } else { Exit::Ok };
     if args.json {
         let customer_days = of_customer.iter().map(|of| (of.meter.as_str(), of.days.as_slice())).collect();
-        print::json(&Compared { days: &days, meters: &meters, customer_days })?;
+        print::json(&WithUnits::new(Compared { days: &days, meters: &meters, customer_days }, config))?;
         return Ok(exit);
     }
     let units = config.units();

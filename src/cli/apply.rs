@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{anyhow, bail};
+use anyhow::{Context as _, anyhow, bail};
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use jobs::changes::{ApplyError, Approval, ChangePlan, apply};
@@ -26,6 +26,9 @@ pub(crate) struct Args {
     /// Do not ask
     #[arg(long)]
     yes: bool,
+    /// Print as JSON; nobody is asked
+    #[arg(long, requires = "yes")]
+    json: bool,
 }
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
@@ -40,7 +43,9 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     if let Some(applied) = books.applied_plan_of(&plan.digest).await? {
         return Err(BadUsage(already(&name, &applied)).into());
     }
-    print::changes::plan(&plan, config);
+    if !args.json {
+        print::changes::plan(&plan, config);
+    }
     if !agreed(Agreement::of(args.yes), "apply it?", NOBODY)? {
         print::out("nothing was booked");
         return Ok(Exit::Failed);
@@ -49,6 +54,12 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let approval = Approval { actor: actor::current(), reason };
     let applying = apply(&context, &plan, approval, now);
     match progress::reading("the plan", &context.read_settings.progress, applying).await {
+        Ok(number) if args.json => {
+            print::json(
+                &context.books.applied_plans(Some(number)).await?.pop().context("it is booked, and gone again")?,
+            )?;
+            Ok(Exit::Ok)
+        }
         Ok(number) => {
             print::out(&format!("booked as change {number}; to take it back:"));
             print::out(&format!("  meter revert {number} --reason \"why\""));

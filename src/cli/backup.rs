@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
@@ -17,6 +19,18 @@ use crate::wiring::{self, Open};
 pub(crate) struct Args {
     /// The file to create; it must not exist
     file: PathBuf,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A backup that was made.
+#[derive(JsonSchema, Serialize)]
+pub(super) struct Backup {
+    file: String,
+    bytes: u64,
+    /// The books are those of this instant.
+    at: Timestamp,
 }
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
@@ -57,6 +71,10 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         drop(std::fs::remove_file(&partial));
     }
     let bytes = made.with_context(|| format!("the backup {} was not made", file.display()))?;
+    if args.json {
+        print::json(&Backup { file: visible::path(&file), bytes, at: now })?;
+        return Ok(Exit::Ok);
+    }
     print::out(&format!("{}: {} bytes, the books of {now:.0}", file.display(), print::count(bytes)));
     print::out(&format!(
         "to restore it: stop every worker; move {0} and {0}-wal away, to names that still belong together ({0}.damaged, {0}.damaged-wal), and remove \

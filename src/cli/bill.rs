@@ -9,7 +9,7 @@ use super::known_customer;
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
 use crate::print::bill::View;
-use crate::print::{self, bill as tables};
+use crate::print::{self, WithUnits, bill as tables};
 use crate::wiring::{self, Open};
 
 #[derive(Debug, ClapArgs)]
@@ -17,7 +17,7 @@ pub(crate) struct Args {
     /// Only this customer, line by line [default: all customers, one row for each]
     customer: Option<String>,
     /// Billing periods that begin in this month or on this day [default: those that go on now]
-    #[arg(long, value_name = "YYYY-MM[-DD]")]
+    #[arg(long, alias = "month", value_name = "YYYY-MM[-DD]")]
     period: Option<BillingPeriod>,
     /// Print as JSON
     #[arg(long, conflicts_with = "csv")]
@@ -39,14 +39,14 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         known_customer::require(&books, customer).await?;
     }
     let context = wiring::context(config, books).await?;
-    if context.billing.meters.is_empty() {
+    if context.billing.meters.is_empty() && !args.json && !args.csv {
         print::out("nothing is billed: stripe.meters names no meter");
         return Ok(Exit::Ok);
     }
     let wanted = WantedBills { customer: args.customer.clone(), periods };
     let found = bills(&context.books, &context.billing, wanted, now).await?;
     if args.json {
-        print::json(&found)?;
+        print::json(&WithUnits::new(&found, config))?;
     } else if args.csv {
         tables::csv(&found, &config.units())?;
     } else {

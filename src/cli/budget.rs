@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::{known_customer, known_meter};
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
-use crate::print::{self, decided::Runs};
+use crate::print::{self, BudgetRow, decided::Runs};
 use crate::wiring::{self, Open};
 
 #[derive(Debug, Subcommand)]
@@ -31,6 +31,9 @@ pub(crate) enum Action {
         /// Who sets it; kept in the history
         #[arg(long, value_name = "WHO", env = "USER", hide_env_values = true, default_value = "operator")]
         by: String,
+        /// Print the customer's budgets as JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Remove a budget
     Remove {
@@ -42,6 +45,9 @@ pub(crate) enum Action {
         /// Who removes it; kept in the history
         #[arg(long, value_name = "WHO", env = "USER", hide_env_values = true, default_value = "operator")]
         by: String,
+        /// Print the customer's budgets as JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Show a customer's budgets
     Show {
@@ -71,7 +77,7 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
         Action::History { .. } => {}
     }
     match action {
-        Action::Set { customer, amount, meter, currency, by } => {
+        Action::Set { customer, amount, meter, currency, by, json } => {
             let meter = known(config, meter)?;
             let own = own_currency(&books, &customer).await?;
             let minor = own.read(&amount).map_err(|e| BadUsage(e.to_string()))?;
@@ -80,13 +86,17 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             let amount_minor = Some(minor);
             let change = BudgetChange { customer: customer.clone(), meter, amount_minor, currency, set_by: by };
             books.set_budget(change, now).await.map_err(refused)?;
+            if json {
+                print::json(&BudgetRow::all(books.budgets(&customer).await?))?;
+                return Ok(Exit::Ok);
+            }
             print::out(&format!(
                 "{customer}: {what} may cost {} {own} in each billing period. That counts from {}.",
                 own.written(minor),
                 Runs::read(&books, config, now).await?.next()
             ));
         }
-        Action::Remove { customer, meter, by } => {
+        Action::Remove { customer, meter, by, json } => {
             let meter = known(config, meter)?;
             let own = own_currency(&books, &customer).await?;
             if !books.budgets(&customer).await?.iter().any(|b| b.meter == meter) {
@@ -95,13 +105,17 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             let change =
                 BudgetChange { customer: customer.clone(), meter, amount_minor: None, currency: own, set_by: by };
             books.set_budget(change, now).await.map_err(refused)?;
+            if json {
+                print::json(&BudgetRow::all(books.budgets(&customer).await?))?;
+                return Ok(Exit::Ok);
+            }
             let next = Runs::read(&books, config, now).await?.next();
             print::out(&format!("{customer}: the budget is taken away. That counts from {next}."));
         }
         Action::Show { customer, json } => {
             let budgets = books.budgets(&customer).await?;
             if json {
-                print::json(&budgets)?;
+                print::json(&BudgetRow::all(budgets))?;
             } else {
                 print::budgets::current(&budgets);
                 print::budgets::not_counted(&budgets, &Runs::read(&books, config, now).await?);
@@ -112,7 +126,7 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             if budgets.is_empty() {
                 known_customer::require(&books, &customer).await?;
             }
-            if json { print::json(&budgets)? } else { print::budgets::history(&budgets) }
+            if json { print::json(&BudgetRow::all(budgets))? } else { print::budgets::history(&budgets) }
         }
     }
     Ok(Exit::Ok)

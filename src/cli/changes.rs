@@ -3,11 +3,12 @@
 use books::usage::applied_plans::{AppliedPlan, PlanEffect};
 use books::usage::ledger::VersionEntry;
 use clap::Args as ClapArgs;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
-use crate::print::{self, OutputFormat};
+use crate::print::{self, OutputFormat, WithUnits};
 use crate::wiring::{self, Open};
 
 #[derive(Debug, ClapArgs)]
@@ -20,8 +21,8 @@ pub(crate) struct Args {
 }
 
 /// A change as JSON.
-#[derive(Serialize)]
-struct Shown {
+#[derive(JsonSchema, Serialize)]
+pub(super) struct BookedChange {
     #[serde(flatten)]
     plan: AppliedPlan,
     effects: Vec<PlanEffect>,
@@ -48,7 +49,7 @@ pub(crate) async fn run(args: Args, config: &Config) -> anyhow::Result<Exit> {
         booked.extend(books.entries_of(version.id).await?);
     }
     match format {
-        OutputFormat::Json => print::json(&Shown { plan, effects, booked })?,
+        OutputFormat::Json => print::json(&WithUnits::new(BookedChange { plan, effects, booked }, config))?,
         OutputFormat::Text => print::changes::one(&plan, &effects, &booked, &config.units()),
     }
     Ok(Exit::Ok)

@@ -3,6 +3,9 @@
 use clap::Subcommand;
 use jiff::Timestamp;
 use jobs::stripe::check::check_unbilled;
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value;
 
 use crate::config::{Config, ConfigError, RuleOrigin, Secret};
 use crate::exit::Exit;
@@ -13,35 +16,68 @@ use crate::wiring::{self, Open};
 pub(crate) enum Action {
     /// List every fault of the file and the environment; warn of prices in the plans of local books
     /// that are billed nowhere
-    Check,
+    Check {
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Print the effective configuration, secrets masked
-    Show,
+    Show {
+        /// Print as JSON; the names of the keys are those of the file
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// The configuration, with the keys of the file (docs/configuration.md).
+#[derive(JsonSchema, Serialize)]
+pub(super) struct ShownConfig(Value);
+
+/// A configuration without faults.
+#[derive(JsonSchema, Serialize)]
+pub(super) struct SoundConfig {
+    exports: usize,
+    meters: usize,
+    shared_buckets: usize,
+    /// What may not be meant.
+    notes: Vec<String>,
+    /// Who receives messages to the operator.
+    operator: String,
 }
 
 pub(crate) async fn run(action: Action, config: Result<Config, ConfigError>, now: Timestamp) -> anyhow::Result<Exit> {
     let config = config?;
     match action {
-        Action::Check => {
+        Action::Check { json } => {
             let (exports, meters) = (config.exports.len(), config.meters.len());
+            let mut notes: Vec<String> = config.rule_notes().iter().map(ToString::to_string).collect();
+            if exports == 0 {
+                notes.push("no export is configured, so there is nothing to ingest".to_owned());
+            }
+            let quota = config.database.rows_quota;
+            if wiring::local_path(&config).is_some() && (quota.read.is_some() || quota.written.is_some()) {
+                notes.push("database.rows_quota is of no use: the database is a local file, which has no plan".into());
+            }
+            let of_plans = plans(&config, now).await;
+            if json {
+                notes.extend(of_plans);
+                let (shared_buckets, operator) = (config.shared_buckets.len(), operator(&config).to_owned());
+                print::json(&SoundConfig { exports, meters, shared_buckets, notes, operator })?;
+                return Ok(Exit::Ok);
+            }
             let shared = match config.shared_buckets.len() {
                 0 => String::new(),
                 shared => format!(", {shared} shared bucket(s)"),
             };
             print::out(&format!("the configuration is sound: {exports} export(s), {meters} meter(s){shared}"));
-            for note in config.rule_notes() {
+            for note in notes {
                 print::out(&format!("note: {note}"));
             }
-            if exports == 0 {
-                print::out("note: no export is configured, so there is nothing to ingest");
-            }
             print::out(operator(&config));
-            let quota = config.database.rows_quota;
-            if wiring::local_path(&config).is_some() && (quota.read.is_some() || quota.written.is_some()) {
-                print::out("note: database.rows_quota is of no use: the database is a local file, which has no plan");
-            }
-            plans(&config, now).await;
+            of_plans.iter().for_each(|note| print::out(note));
         }
-        Action::Show => {
+        Action::Show { json: true } => print::json(&ShownConfig(serde_json::to_value(&config)?))?,
+        Action::Show { json: false } => {
             print::out(&format!("# database.token = {:?} (METER_DATABASE__TOKEN)", config.database.token));
             print::out(&format!(
                 "# database.copy_token = {:?} (METER_DATABASE__COPY_TOKEN)",
@@ -97,15 +133,15 @@ pub(super) fn operator(config: &Config) -> &'static str {
     }
 }
 
-/// Warns of what cannot be right in the plans of local books. The configuration is sound without
-/// books, so a database that cannot be read is a note.
-async fn plans(config: &Config, now: Timestamp) {
+/// What cannot be right in the plans of local books. The configuration is sound without books, so a
+/// database that cannot be read is a note.
+async fn plans(config: &Config, now: Timestamp) -> Vec<String> {
     if wiring::local_path(config).is_none_or(|path| !wiring::may_exist(path)) {
-        return;
+        return vec![];
     }
     let read = async { anyhow::Ok(wiring::open_books(config, Open::EXISTING).await?.plans().await?) };
     match read.await {
         Ok(plans) => print::plan_warnings(&check_unbilled(&plans, now)),
-        Err(error) => print::out(&format!("note: the plans were not checked: {error:#}")),
+        Err(error) => vec![format!("note: the plans were not checked: {error:#}")],
     }
 }

@@ -2,12 +2,13 @@
 
 use jobs::ingest_cur::export::ExportError;
 use jobs::source::SourceError;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::print::Mark;
 
 /// The result of a check.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Verdict {
     Ok,
@@ -28,7 +29,7 @@ impl Verdict {
 }
 
 /// What was looked at, and what was found.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(super) struct Check {
     pub(super) what: String,
     pub(super) verdict: Verdict,

@@ -1,14 +1,13 @@
 //! `meter copy`: the books in another database, from a file to a server or back.
 
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use books::audit::checks::Audit;
 use books::store::copy::{BooksCopy, CopiedTable};
-use books::units::calendar::CLOCK_SKEW;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::progress;
@@ -29,8 +28,8 @@ pub(crate) struct Args {
     json: bool,
 }
 
-#[derive(Serialize)]
-struct Report<'a> {
+#[derive(JsonSchema, Serialize)]
+pub(super) struct Report<'a> {
     from: &'a str,
     to: &'a str,
     at: Timestamp,
@@ -99,11 +98,9 @@ fn show(report: &Report<'_>) {
 
 /// A worker would write to the source, and its last writes would be missing in the copy.
 async fn refuse_workers(config: &Config, now: Timestamp) -> anyhow::Result<()> {
-    // an idle worker records every half a minute that it is alive, by the clock of its host
-    let skew = if wiring::local_path(config).is_some() { Duration::ZERO } else { CLOCK_SKEW.unsigned_abs() };
-    let lease = Duration::from_secs(u64::from(config.queue.lease_seconds).max(60)) + skew;
+    let silent_after = wiring::silent_after(config);
     let mut workers = wiring::open_queue(config, Open::EXISTING).await?.workers().await?;
-    workers.retain(|w| w.state != "stopped" && now.duration_since(w.seen_at).unsigned_abs() <= lease);
+    workers.retain(|w| w.runs_at(now, silent_after));
     if workers.is_empty() {
         return Ok(());
     }
@@ -113,6 +110,6 @@ async fn refuse_workers(config: &Config, now: Timestamp) -> anyhow::Result<()> {
          One that was killed counts as gone {} s after it was last seen",
         config.database.url,
         named.join(", "),
-        lease.as_secs()
+        silent_after.as_secs()
     )
 }

@@ -1,19 +1,24 @@
 //! `meter customer`: lists, shows, finds, adds, imports, changes and erases customers.
 
-mod erase;
-mod import;
+pub(super) mod add;
+pub(super) mod erase;
+pub(super) mod import;
 mod set;
 
 use std::path::PathBuf;
 
 use books::customers::customer::{Customer, CustomerError, NewCustomer, PeriodRow};
+use books::limits::plan::DEFAULT_PLAN;
+use books::store::audit_log::AuditRecord;
 use clap::Subcommand;
 use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::known_customer;
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
-use crate::print::{self, OutputFormat, decided::Runs};
+use crate::print::{self, BudgetRow, EntitlementRow, OutputFormat, WithUnits, decided::Runs};
 use crate::wiring::{self, Open};
 
 #[derive(Debug, Subcommand)]
@@ -24,8 +29,11 @@ pub(crate) enum Action {
         #[arg(long, value_name = "PLAN")]
         plan: Option<String>,
         /// Print as JSON
-        #[arg(long)]
+        #[arg(long, conflicts_with = "csv")]
         json: bool,
+        /// Print as CSV, with the columns that `meter customer import` reads
+        #[arg(long)]
+        csv: bool,
     },
     /// Find customers by a part of their id, display name or Stripe id; capitals and small letters
     /// are the same
@@ -61,6 +69,9 @@ pub(crate) enum Action {
         /// The display name
         #[arg(long, value_name = "TEXT")]
         name: Option<String>,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Change a customer's plan, status, Stripe id or display name; kept in audit_log
     Set(set::Args),
@@ -76,24 +87,46 @@ pub(crate) enum Action {
         /// Only check the file; with --update also say what it would change
         #[arg(long)]
         dry_run: bool,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Erase a customer's personal data for good: a random pseudonym takes the place of the id in
     /// every table, and the sums of the books stay. docs/customers.md says what remains, and where
     Erase(erase::Args),
 }
 
+/// A customer with what was decided about it.
+#[derive(JsonSchema, Serialize)]
+pub(super) struct CustomerDetails<'a> {
+    customer: &'a Customer,
+    budgets: Vec<BudgetRow>,
+    entitlements: Vec<EntitlementRow>,
+    /// What people did with it.
+    audit: Vec<AuditRecord>,
+}
+
 pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     match action {
-        Action::List { plan, json } => list(config, plan, OutputFormat::of(json)).await,
+        Action::List { plan, json: _, csv: true } => as_csv(config, plan).await,
+        Action::List { plan, json, csv: false } => list(config, plan, OutputFormat::of(json)).await,
         Action::Search { text, limit, json } => search(config, &text, limit, OutputFormat::of(json)).await,
         Action::Show { customer, json } => show(config, &customer, OutputFormat::of(json), now).await,
-        Action::Add { customer, plan, stripe_customer_id, name } => {
+        Action::Add { customer, plan, stripe_customer_id, name, json } => {
+            let is_default = plan.is_none();
             let new = NewCustomer { id: customer, plan, stripe_customer_id, status: None, display_name: name };
-            add(config, vec![new]).await.map_err(bad_usage)
+            let added = add::add(config, vec![new]).await.map_err(bad_usage)?;
+            added.show(OutputFormat::of(json))?;
+            if is_default && !json && added.added > 0 {
+                print::out(&format!("the plan is `{DEFAULT_PLAN}`; `meter customer set` gives another one"));
+            }
+            Ok(Exit::Ok)
         }
         Action::Set(args) => set::run(args, config, now).await,
-        Action::Import { file, update: false, dry_run } => import::add(config, &file, dry_run).await,
-        Action::Import { file, update: true, dry_run } => import::update(config, &file, dry_run, now).await,
+        Action::Import { file, update, dry_run, json } => {
+            let import = import::Import { file: &file, dry_run, format: OutputFormat::of(json) };
+            if update { import::update(config, import, now).await } else { import::add(config, import).await }
+        }
         Action::Erase(args) => erase::run(args, config, now).await,
     }
 }
@@ -113,7 +146,7 @@ fn table(customers: Vec<Customer>) {
         vec![c.id, name, c.plan, c.status, stripe, c.created_at]
     };
     let rows = customers.into_iter().map(row).collect();
-    print::table(&["customer", "1~name", "plan", "status", "3Stripe customer", "2since"], rows);
+    print::table(&["#customer", "3~name", "plan", "status", "2Stripe customer", "1since"], rows);
 }
 
 async fn list(config: &Config, plan: Option<String>, format: OutputFormat) -> anyhow::Result<Exit> {
@@ -128,6 +161,17 @@ async fn list(config: &Config, plan: Option<String>, format: OutputFormat) -> an
         return Ok(Exit::Ok);
     }
     table(customers);
+    Ok(Exit::Ok)
+}
+
+async fn as_csv(config: &Config, plan: Option<String>) -> anyhow::Result<Exit> {
+    let books = wiring::open_books(config, Open::EXISTING).await?;
+    let titles = ["id", "plan", "stripe_customer_id", "status", "display_name"];
+    let row = |of: Customer| {
+        let (stripe, name) = (of.stripe_customer_id.unwrap_or_default(), of.display_name.unwrap_or_default());
+        vec![of.id, of.plan, stripe, of.status, name]
+    };
+    print::csv(&titles, books.customers(plan, None).await?.into_iter().map(row))?;
     Ok(Exit::Ok)
 }
 
@@ -161,8 +205,9 @@ async fn show(config: &Config, customer: &str, format: OutputFormat, now: Timest
     let decided = books.entitlements(Some(customer.to_owned())).await?;
     let acts = books.audit(format!("customer {customer}")).await?;
     if format == OutputFormat::Json {
-        let all = serde_json::json!({ "customer": one, "budgets": budgets, "entitlements": decided, "audit": acts });
-        print::json(&all)?;
+        let (budgets, entitlements) = (BudgetRow::all(budgets), EntitlementRow::all(decided));
+        let found = CustomerDetails { customer: one, budgets, entitlements, audit: acts };
+        print::json(&WithUnits::new(found, config))?;
         return Ok(Exit::Ok);
     }
     let stripe = |id: Option<&String>| id.map(|id| format!(", Stripe customer {id}")).unwrap_or_default();
@@ -203,15 +248,4 @@ fn periods(periods: &[PeriodRow], now: Timestamp) {
     };
     let titles = ["billing period from", "to before", "2of", "1days of usage", "~"];
     print::table(&titles, periods.iter().map(period).collect());
-}
-
-async fn add(config: &Config, customers: Vec<NewCustomer>) -> anyhow::Result<Exit> {
-    let books = wiring::open_books(config, Open::MIGRATED).await?;
-    let count = u64::try_from(customers.len())?;
-    let added = books.add_customers(customers).await?;
-    let there = count - added;
-    let rest =
-        if there > 0 { format!("; {} existed and were left as they are", print::count(there)) } else { String::new() };
-    print::out(&format!("{} customer(s) added{rest}", print::count(added)));
-    Ok(Exit::Ok)
 }

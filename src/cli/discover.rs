@@ -3,7 +3,7 @@
 //! price list.
 
 mod attendees;
-mod offers;
+pub(super) mod offers;
 mod paste;
 mod unclaimed;
 mod usage_types;
@@ -16,6 +16,7 @@ use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use jobs::ingest_cur::DiscoveredBill;
 use jobs::ingest_cur::aggregate::FaultyLines;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use self::unclaimed::{UnclaimedLines, unclaimed};
@@ -49,8 +50,8 @@ pub(crate) struct Args {
     json: bool,
 }
 
-#[derive(Serialize)]
-struct Found {
+#[derive(JsonSchema, Serialize)]
+pub(super) struct DiscoveredLines {
     export: String,
     month: Month,
     version: String,
@@ -81,7 +82,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
             Some(bill) => {
                 let DiscoveredBill { manifest, lines, faults, described, nothing_watched } = bill;
                 let (version, unclaimed) = (manifest.version, unclaimed(&lines, &described));
-                found.push(Found { export: name, month, version, lines, unclaimed, faults, nothing_watched });
+                found.push(DiscoveredLines { export: name, month, version, lines, unclaimed, faults, nothing_watched });
             }
             None if !args.json => print::out(&format!("{name} {month}: AWS has delivered no bill yet")),
             None => {}
@@ -112,12 +113,12 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
                 l.line_type.clone(),
                 l.unit.clone(),
                 print::count(l.lines),
-                print::quantity(l.amount),
+                print::readable(l.amount),
                 format!("{share} %"),
                 claim,
             ]
         });
-        let titles = ["1product", "usage type", "2line type", "unit", ">lines", ">amount", "3>tagged", "meter"];
+        let titles = ["5product", "usage type", "4line type", "1unit", ">lines", "3>amount", "2>tagged", "meter"];
         print::table(&titles, rows.collect());
         f.faults.iter().for_each(|fault| print::out(&format!("faulty: {fault}")));
     }

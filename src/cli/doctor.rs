@@ -86,9 +86,9 @@ fn show(found: &[Check]) {
 async fn database(config: &Config, now: Timestamp, checks: &mut Checks) -> Option<Database> {
     let url = &config.database.url;
     if let Some(path) = wiring::local_path(config).filter(|path| !wiring::may_exist(path)) {
-        let act =
-            "`meter migrate` makes it; or is `database.url` another one, or the folder not the one that you meant?";
-        checks.wrong("database", format!("there is none at {}", path.display()), act);
+        let act = "`meter ingest` or `meter migrate` makes it; or is `database.url` another one, or the folder not the \
+                   one that you meant?";
+        checks.warn("database", format!("there is none at {} yet", path.display()), act);
         return None;
     }
     let opened = async {
@@ -126,7 +126,10 @@ async fn database(config: &Config, now: Timestamp, checks: &mut Checks) -> Optio
         }
     }
     if books.is_local() {
-        checks.ok("clock", "the database has no other clock to compare with; Stripe's is, when there is a key".into());
+        checks.ok(
+            "clock",
+            "a local database uses this machine's clock; with a Stripe key, Stripe's is compared, too".into(),
+        );
     } else if let Ok(clock) = books.clock().await {
         let apart = clock.duration_since(now).abs();
         if apart > CLOCK_TOLERANCE {
@@ -319,7 +322,7 @@ async fn plans(books: Option<&Database>, now: Timestamp, checks: &mut Checks) {
     };
     let unbilled = check_unbilled(&plans, now);
     if unbilled.is_empty() {
-        checks.ok("plans", format!("{} plan(s); no price is billed nowhere", plans.names().len()));
+        checks.ok("plans", format!("{} plan(s); each price is of a meter that its plan reports", plans.names().len()));
     }
     for line in unbilled {
         checks.warn(&line.what, line.found, &line.fault.unwrap_or_default());
@@ -328,7 +331,10 @@ async fn plans(books: Option<&Database>, now: Timestamp, checks: &mut Checks) {
 
 async fn stripe(config: &Config, books: Option<&Database>, now: Timestamp, checks: &mut Checks) {
     if config.stripe.meters.is_empty() {
-        return checks.ok("Stripe", "stripe.meters names nothing, so nothing is billed".into());
+        return checks.ok(
+            "Stripe",
+            "stripe.meters names nothing, so nothing is billed, and prices count for budgets alone".into(),
+        );
     }
     let billing = match wiring::billing(&config.stripe) {
         Ok(billing) => billing,

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::known_customer;
 use crate::config::Config;
 use crate::exit::Exit;
-use crate::print::{self, decided::Runs};
+use crate::print::{self, EntitlementRow, WithUnit, decided::Runs};
 use crate::wiring::{self, Open};
 
 #[derive(Debug, ClapArgs)]
@@ -28,6 +28,9 @@ pub(crate) struct ExplainArgs {
     customer: String,
     /// The meter
     meter: String,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
@@ -43,7 +46,9 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         for e in &mut decided {
             e.freshness = runs.freshness(e);
         }
-        print::json(&decided)?;
+        let units = config.units();
+        let row = |row: EntitlementRow| WithUnit::new(row.clone(), row.meter(), &units);
+        print::json(&EntitlementRow::all(decided).into_iter().map(row).collect::<Vec<_>>())?;
         return Ok(Exit::Ok);
     }
     match any && decided.is_empty() {
@@ -61,5 +66,12 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
 pub(crate) async fn explain(args: ExplainArgs, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let books = wiring::open_books(config, Open::EXISTING).await?;
     known_customer::require(&books, &args.customer).await?;
-    print::entitlements::explain(&books, &args.customer, &args.meter, config, now).await
+    let runs = Runs::read(&books, config, now).await?;
+    let found = print::entitlements::explained(&books, (&args.customer, &args.meter), config, &runs).await?;
+    if args.json {
+        print::json(&found)?;
+    } else {
+        print::entitlements::explain(&found, &runs);
+    }
+    Ok(Exit::Ok)
 }

@@ -1,9 +1,11 @@
 //! `meter events`: usage sent to Stripe, and the state of each event.
 
-use books::store::audit_log::AuditEntry;
+use books::store::audit_log::{AuditEntry, AuditRecord};
 use books::stripe::meter_event::{EventInvoice, EventState, ManualAction, MeterEvent};
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::{actor, known_customer};
 use crate::config::Config;
@@ -26,8 +28,11 @@ pub(crate) enum Action {
         #[arg(long, value_name = "N", default_value_t = 50)]
         limit: u32,
         /// Print as JSON
-        #[arg(long)]
+        #[arg(long, conflicts_with = "csv")]
         json: bool,
+        /// Print as CSV
+        #[arg(long)]
+        csv: bool,
     },
     /// Show one event in full: its invoice, its attempts, and the actions of people on it
     Show {
@@ -51,6 +56,32 @@ pub(crate) struct Manually {
     /// The reason; kept in audit_log
     #[arg(long, value_name = "TEXT")]
     reason: String,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// An event with its invoice, and what people did with it.
+#[derive(JsonSchema, Serialize)]
+pub(super) struct EventWithActions {
+    event: MeterEvent,
+    /// Where its amount is billed; none when nobody is charged it.
+    invoice: Option<EventInvoice>,
+    audit: Vec<AuditRecord>,
+}
+
+/// What became of an event that a person named.
+#[derive(JsonSchema, Serialize)]
+pub(super) struct DecidedEvent {
+    event: i64,
+    customer: String,
+    meter: String,
+    /// In Stripe's units.
+    value: i64,
+    /// Whether it was done; an event in another state stays as it is.
+    done: bool,
+    /// Its state before.
+    state: EventState,
 }
 
 /// States of an event.
@@ -82,7 +113,7 @@ impl Which {
 pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let books = wiring::open_books(config, Open::EXISTING).await?;
     match action {
-        Action::List { state, customer, limit, json } => {
+        Action::List { state, customer, limit, json, csv } => {
             let events = books.meter_events(state.map(Which::state), customer.clone(), limit).await?;
             if let Some(customer) = customer.filter(|_| events.is_empty()) {
                 known_customer::require_or_usage(&books, &customer).await?;
@@ -90,6 +121,8 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             let refused = books.meter_events(Some(EventState::Refused), None, 1).await?;
             if json {
                 print::json(&events)?;
+            } else if csv {
+                as_csv(&events)?;
             } else if events.is_empty() {
                 print::out("there is no such event");
             } else {
@@ -104,7 +137,7 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             let acts = books.audit(subject(&event)).await?;
             let invoice = books.event_invoice(event.seq).await?;
             if json {
-                print::json(&serde_json::json!({ "event": event, "invoice": invoice, "audit": acts }))?;
+                print::json(&EventWithActions { event, invoice, audit: acts })?;
                 return Ok(Exit::Ok);
             }
             for (name, value) in fields(&event, invoice.as_ref()) {
@@ -132,7 +165,7 @@ async fn act(
     now: Timestamp,
 ) -> anyhow::Result<Exit> {
     let reason = actor::reason(&which.reason)?;
-    let (mut done, mut events) = (Exit::Ok, vec![]);
+    let (mut done, mut events, mut decided) = (Exit::Ok, vec![], vec![]);
     for id in &which.ids {
         let Some(event) = books.meter_event(id).await? else {
             let why = format!("there is no event `{id}`, and nothing was changed; `meter events list` shows them");
@@ -147,7 +180,11 @@ async fn act(
             target: subject(&event),
             reason: reason.clone(),
         };
-        match (books.decide_event(id, what, act, now).await?, what) {
+        let was = books.decide_event(id, what, act, now).await?;
+        let MeterEvent { seq, state, customer, meter, value, .. } = event;
+        decided.push(DecidedEvent { event: seq, customer, meter, value, done: was.is_some(), state });
+        match (was, what) {
+            (Some(_), _) if which.json => {}
             (Some(was), ManualAction::Retry) => {
                 print::out(&format!("{}: its {} will be planned anew by the next push", was.seq, was.value))
             }
@@ -156,14 +193,13 @@ async fn act(
             }
             (None, _) => {
                 let can = if what == ManualAction::Retry { "refused" } else { "pending, unconfirmed or refused" };
-                print::err(format_args!(
-                    "event {} is {}; this can be done with one that is {can}",
-                    event.seq,
-                    event.state.name()
-                ));
+                print::err(format_args!("event {} is {}; this can be done with one that is {can}", seq, state.name()));
                 done = Exit::Failed;
             }
         }
+    }
+    if which.json {
+        print::json(&decided)?;
     }
     Ok(done)
 }
@@ -210,6 +246,48 @@ fn table(events: &[MeterEvent], now: Timestamp) {
         "~error",
     ];
     print::table(&titles, events.iter().map(row).collect());
+}
+
+fn as_csv(events: &[MeterEvent]) -> anyhow::Result<()> {
+    const TITLES: [&str; 16] = [
+        "event",
+        "identifier",
+        "customer",
+        "stripe_customer",
+        "meter",
+        "event_name",
+        "period_start",
+        "billed_start",
+        "billed_end",
+        "value",
+        "timestamp",
+        "state",
+        "attempts",
+        "created_at",
+        "settled_at",
+        "error",
+    ];
+    let row = |of: &MeterEvent| {
+        vec![
+            of.seq.to_string(),
+            of.identifier.clone(),
+            of.customer.clone(),
+            of.stripe_customer.clone(),
+            of.meter.clone(),
+            of.event_name.clone(),
+            of.period_start.to_string(),
+            of.billed_start.to_string(),
+            of.billed_end.to_string(),
+            of.value.to_string(),
+            of.timestamp.to_string(),
+            of.state.name().to_owned(),
+            of.attempts.to_string(),
+            of.created_at.to_string(),
+            of.settled_at.map_or(String::new(), |at| at.to_string()),
+            of.error.clone().unwrap_or_default(),
+        ]
+    };
+    print::csv(&TITLES, events.iter().map(row))
 }
 
 /// The invoice that an event is on, and what follows for its amount.

@@ -45,7 +45,7 @@ pub(crate) struct Args {
     meter: Option<String>,
     /// Billing periods that begin in this month or on this day [default: the newest one that has
     /// begun]
-    #[arg(long, value_name = "YYYY-MM[-DD]", conflicts_with = "day")]
+    #[arg(long, alias = "month", value_name = "YYYY-MM[-DD]", conflicts_with = "day")]
     period: Option<BillingPeriod>,
     /// Only this day (UTC) of the meter, and for a shared bucket the customer's objects or requests
     #[arg(long, value_name = "YYYY-MM-DD", requires = "meter")]
@@ -69,6 +69,8 @@ pub(crate) struct Args {
 /// What is explained: the days of a billing period, or one day.
 struct Subject {
     period: Option<BegunPeriod>,
+    /// The start of the period before it.
+    before: Option<Timestamp>,
     first: Day,
     last: Day,
 }
@@ -115,7 +117,7 @@ async fn subjects(args: &Args, books: &Database, now: Timestamp) -> anyhow::Resu
         if day.end() > now {
             return Err(BadUsage(format!("{day} is not over")).into());
         }
-        return Ok(vec![Subject { period: None, first: day, last: day }]);
+        return Ok(vec![Subject { period: None, before: None, first: day, last: day }]);
     }
     let begun = books.begun_periods(&args.customer, now).await?;
     if begun.is_empty() {
@@ -125,6 +127,7 @@ async fn subjects(args: &Args, books: &Database, now: Timestamp) -> anyhow::Resu
         );
         return Err(BadUsage(why).into());
     }
+    let all: Vec<Timestamp> = begun.iter().map(|period| period.starts_at).collect();
     let starts: Vec<String> = begun.iter().take(3).map(|period| period.starts_at.strftime("%F").to_string()).collect();
     let mut found: Vec<BegunPeriod> = match args.period {
         None => begun.into_iter().take(1).collect(),
@@ -139,8 +142,10 @@ async fn subjects(args: &Args, books: &Database, now: Timestamp) -> anyhow::Resu
         return Err(BadUsage(why).into());
     }
     found.reverse();
-    let subject =
-        |period: BegunPeriod| Subject { first: period.first_day, last: period.last_day, period: Some(period) };
+    let subject = |period: BegunPeriod| {
+        let before = all.iter().copied().filter(|start| *start < period.starts_at).max();
+        Subject { first: period.first_day, last: period.last_day, before, period: Some(period) }
+    };
     Ok(found.into_iter().map(subject).collect())
 }
 
@@ -161,7 +166,7 @@ type ReportsByMonth = BTreeMap<Month, Reports>;
 impl Explaining<'_> {
     async fn explain(&self, subject: Subject) -> anyhow::Result<Explained> {
         let (books, customer) = (&self.context.books, &self.args.customer);
-        let Subject { period, first, last } = subject;
+        let Subject { period, before, first, last } = subject;
         let filter = EntriesFilter { customer: customer.clone(), meters: self.meters.clone(), first, last };
         let BookedEntries { entries, versions } = books.booked_entries(filter).await?;
         let booked = books.booked_shares(first, last).await?;
@@ -203,7 +208,7 @@ impl Explaining<'_> {
                 meters.push(meter);
             }
         }
-        Ok(Explained { customer: customer.clone(), period, first, last, meters, bills })
+        Ok(Explained { customer: customer.clone(), period, before, first, last, meters, bills })
     }
 
     /// Reads the lines of a bill again, or says why that is not possible.
@@ -234,7 +239,6 @@ impl Explaining<'_> {
             };
             let plan = charged.plans.get(&meter).cloned().unwrap_or_default();
             let version = plans.at(&plan, start);
-            let json = reconcile::json(&compared, billing);
             let because =
                 compared.deferred_reason.as_deref().and_then(DeferReason::named).map_or("", DeferReason::words);
             let charge = ExplainedCharge {
@@ -243,7 +247,7 @@ impl Explaining<'_> {
                 plan,
                 event_name: mapping.event_name.clone(),
                 per_unit: mapping.per_unit,
-                compared: (compared, json),
+                compared: reconcile::ReconciledPeriod::new(compared, billing),
                 deferred_because: because.to_owned(),
                 events: charged.events.iter().filter(|of| of.event.meter == meter).cloned().collect(),
             };

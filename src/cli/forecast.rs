@@ -7,12 +7,13 @@ use books::units::calendar::{Day, Month};
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use jobs::forecast_usage::make::{ForecastRun, ForecastSettings, add_bills, with_bills};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{known_customer, known_meter};
 use crate::config::Config;
 use crate::exit::Exit;
-use crate::print::{self, forecast as tables};
+use crate::print::{self, WithUnits, forecast as tables};
 use crate::wiring::{self, Open};
 
 #[derive(Debug, ClapArgs)]
@@ -31,8 +32,8 @@ pub(crate) struct Args {
 }
 
 /// The JSON form.
-#[derive(Debug, Serialize)]
-struct Forecasts<'a> {
+#[derive(Debug, JsonSchema, Serialize)]
+pub(super) struct Forecasts<'a> {
     month: Month,
     /// Null when there is no forecast.
     settled_through: Option<Day>,
@@ -77,7 +78,8 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     }
     let (month, settled_through) = (Month::of(now), run.as_ref().map(ForecastRun::settled_through));
     if args.json {
-        print::json(&Forecasts { month, settled_through, meters: &meters, customers: &customers })?;
+        let found = Forecasts { month, settled_through, meters: &meters, customers: &customers };
+        print::json(&WithUnits::new(found, config))?;
         return Ok(Exit::Ok);
     }
     let Some(settled) = settled_through.filter(|_| !meters.is_empty()) else {
@@ -91,6 +93,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         tables::backtest(&meters);
         return Ok(Exit::Ok);
     }
+    tables::meaning(month, settled);
     match &args.customer {
         Some(customer) if customers.is_empty() => {
             print::out(&format!("{customer} used nothing in the last six weeks, so there is nothing to forecast"));
@@ -102,6 +105,6 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         }
     }
     print::out("");
-    tables::meaning(month, settled, &meters);
+    tables::rules(&meters);
     Ok(Exit::Ok)
 }

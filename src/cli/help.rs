@@ -7,12 +7,12 @@ use clap::{Command, CommandFactory};
 use super::{Cli, EXIT_TABLE};
 
 /// The column in which the summaries of commands begin.
-const SUMMARY: usize = 22;
+const SUMMARY: usize = 23;
 
 /// The headings of `meter --help`, each with its commands.
 pub const GROUPS: &[(&str, &[&str])] = &[
     ("Every day", &["status", "usage", "forecast", "bill", "margin", "explain", "report", "verify"]),
-    ("Set-up", &["demo", "init", "config", "doctor", "discover", "migrate", "completions", "man"]),
+    ("Set-up", &["demo", "init", "config", "doctor", "discover", "migrate", "completions", "man", "schema"]),
     (
         "Bills of AWS",
         &["ingest", "apply", "revert", "changes", "versions", "backfill", "shared", "measured", "accuracy"],
@@ -191,6 +191,10 @@ pub const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     ("man", &[("one page for each command", "meter man ~/.local/share/man/man1")]),
+    (
+        "schema",
+        &[("the documents, and their versions", "meter schema"), ("the fields of one", "meter schema customer show")],
+    ),
 ];
 
 /// The command line, as it is parsed and shown.
@@ -198,8 +202,18 @@ pub fn command() -> Command {
     let mut command = with_examples(Cli::command(), "");
     let groups = groups(&command);
     let template = format!("{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{groups}{{all-args}}{{after-help}}");
-    command = command.help_template(template).after_long_help(exit_codes());
-    command
+    command = command.help_template(template);
+    let help = command.clone().render_help().ansi().to_string();
+    command.override_help(format!("{}\n\n{}\n", in_groups(&help).trim_end(), exit_codes()))
+}
+
+/// The help without clap's own list of commands, which the groups have already.
+fn in_groups(help: &str) -> String {
+    let is_list = |line: &str| line.contains("Commands:");
+    let before = help.lines().take_while(|line| !is_list(line));
+    let after = help.lines().skip_while(|line| !is_list(line)).skip_while(|line| !line.contains("Options:"));
+    let lines = before.chain(after).map(|line| line.replace(" (see more with '--help')", ""));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 fn with_examples(mut command: Command, path: &str) -> Command {

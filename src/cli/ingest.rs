@@ -11,13 +11,14 @@ use jiff::Timestamp;
 use jobs::changes::WantedChange;
 use jobs::context::Context;
 use jobs::ingest_cur::{Acceptance, IngestCur, IngestReport, hold};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{actor, failure, plan_change, progress, select};
 use crate::config::{Config, ExportConfig};
 use crate::exit::{BadUsage, Exit};
 use crate::format::Counted;
-use crate::print::{self, OutputFormat};
+use crate::print::{self, OutputFormat, WithUnits};
 use crate::wiring::{self, Open};
 
 #[derive(Debug, ClapArgs)]
@@ -60,9 +61,9 @@ pub(crate) struct Args {
 }
 
 /// A run as JSON.
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(untagged)]
-enum Run {
+pub(super) enum IngestRun {
     Report(Box<Counted<IngestReport>>),
     Failed { export: String, month: Month, failed: String, retryable: bool },
 }
@@ -115,7 +116,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
                         print::ingest::show(&report, config);
                         print::cost(&context.books);
                     }
-                    runs.push(Run::Report(Box::new(Counted::new(report, context.books.traffic()))));
+                    runs.push(IngestRun::Report(Box::new(Counted::new(report, context.books.traffic()))));
                 }
                 Err(failure) => {
                     done = Exit::Failed;
@@ -124,13 +125,13 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
                     let unsure = matches!(failure.error().downcast_ref(), Some(BooksError::Network(_)));
                     let booked = if unsure { "" } else { ", nothing was booked" };
                     print::err(format_args!("ingest of {export} {month} failed{booked}{advice}: {failed}"));
-                    runs.push(Run::Failed { export: export.clone(), month, failed, retryable });
+                    runs.push(IngestRun::Failed { export: export.clone(), month, failed, retryable });
                 }
             }
         }
     }
     if args.json {
-        print::json(&runs)?;
+        print::json(&runs.into_iter().map(|run| WithUnits::new(run, config)).collect::<Vec<_>>())?;
     }
     Ok(done)
 }

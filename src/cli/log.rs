@@ -7,17 +7,21 @@ use jiff::Timestamp;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::format::{self, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::{LogConfig, LogFormat};
 use crate::exit::BadUsage;
-use crate::print::ColorWhen;
+use crate::print::{self, ColorWhen};
 use crate::visible;
 
 /// The AWS SDK's own warnings are the error of a run once more, as long Debug text.
 const QUIET: &str = ",aws_config=error";
+
+/// Ends a field of a run; no field has it.
+const FIELD_END: &str = "\u{1f}";
 
 /// Starts the log at `level`, which is one of the configuration's if it is left out; `auto` is the
 /// command's own.
@@ -38,7 +42,8 @@ pub(super) fn start(config: &LogConfig, level: Option<String>, auto: &str, color
     if json {
         log.json().init()
     } else {
-        log.event_format(Sentence).init()
+        let fields = format::debug_fn(|to, field, value| write!(to, "{field}={value:?}"));
+        log.fmt_fields(fields.delimited(FIELD_END)).event_format(Sentence).init()
     }
     Ok(())
 }
@@ -65,23 +70,36 @@ where
         let (on, off) =
             if to.has_ansi_escapes() { (format!("\u{1b}[{code}m"), "\u{1b}[0m") } else { (String::new(), "") };
         write!(to, "{:.0} {on}{level:>5}{off} {}", Timestamp::now(), fields.message)?;
-        let unsaid = fields.others.iter().filter(|(_, value)| !fields.message.contains(value.trim_matches('"')));
+        let unsaid = fields.others.iter().filter(|(_, value)| !says(&fields.message, value));
         let mut more: Vec<String> = unsaid.map(|(name, value)| format!("{name}={value}")).collect();
-        // the line of a run says itself which run it is
+        // the line of a run says of itself what matters
         if fields.others.iter().any(|(name, _)| *name == "job") {
             more.clear();
-        } else {
-            for span in context.event_scope().into_iter().flatten() {
-                let extensions = span.extensions();
-                let of = extensions.get::<FormattedFields<N>>().map(|fields| fields.fields.clone());
-                more.extend(of.filter(|of| !of.is_empty()));
-            }
+        }
+        for span in context.event_scope().into_iter().flatten() {
+            let extensions = span.extensions();
+            let Some(of_run) = extensions.get::<FormattedFields<N>>() else { continue };
+            let unsaid = of_run.fields.split(FIELD_END).filter(|field| {
+                let value = field.split_once('=').map_or("", |(_, value)| value);
+                !value.is_empty() && !says(&fields.message, value)
+            });
+            more.extend(unsaid.map(str::to_owned));
         }
         if !more.is_empty() {
             write!(to, " ({})", more.join(" "))?;
         }
         writeln!(to)
     }
+}
+
+/// Whether a message has a value as a word of its own.
+fn says(message: &str, value: &str) -> bool {
+    let value = value.trim_matches('"');
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    message.match_indices(value).any(|(at, _)| {
+        let (before, after) = (&message[..at], &message[at + value.len()..]);
+        !before.ends_with(is_word) && !after.starts_with(is_word)
+    })
 }
 
 /// The fields of an event as text.
@@ -124,11 +142,13 @@ impl Write for Lines {
             (false, true) => visible::coloured(line).into(),
             (false, false) => visible::line(line),
         };
-        writeln!(io::stderr().lock(), "{safe}")?;
+        print::end_wait();
+        // a full disk or a reader that has gone costs lines, and no work
+        drop(writeln!(io::stderr().lock(), "{safe}"));
         Ok(event.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        Ok(())
     }
 }

@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
 use crate::margin::margins;
 use crate::print::bill::View;
-use crate::print::{self, margin as tables};
+use crate::print::{self, WithUnits, margin as tables};
 use crate::statement::StatementSettings;
 use crate::wiring::{self, Open};
 
@@ -20,7 +20,7 @@ pub(crate) struct Args {
     /// Only this customer, meter by meter [default: all customers, one row for each]
     customer: Option<String>,
     /// Billing periods that begin in this month or on this day [default: those that go on now]
-    #[arg(long, value_name = "YYYY-MM[-DD]")]
+    #[arg(long, alias = "month", value_name = "YYYY-MM[-DD]")]
     period: Option<BillingPeriod>,
     /// Print as JSON
     #[arg(long, conflicts_with = "csv")]
@@ -46,7 +46,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     if let Some(customer) = &args.customer {
         known_customer::require(&books, customer).await?;
     }
-    if config.cost_meters.is_empty() {
+    if config.cost_meters.is_empty() && !args.json && !args.csv {
         print::out("no cost is known: the configuration has no [[cost_meters]] (docs/cost.md)");
         return Ok(Exit::Ok);
     }
@@ -55,7 +55,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let wanted = WantedBills { customer: args.customer, periods };
     let found = margins(&books, &settings, wanted, month, now).await?;
     if args.json {
-        print::json(&found)?;
+        print::json(&WithUnits::new(&found, config))?;
     } else if args.csv {
         tables::csv(&found)?;
     } else {

@@ -6,18 +6,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use books::units::calendar::Month;
 use books::units::quantity::Quantity;
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::known_customer;
 use super::usage_args::UsageArgs;
 use crate::config::Config;
 use crate::exit::Exit;
-use crate::print;
+use crate::print::{self, WithUnit};
 use crate::wiring::{self, Open};
 
 /// A customer and meter, or a day of them.
-#[derive(Debug, Default, Serialize)]
-struct Line {
+#[derive(Debug, Default, JsonSchema, Serialize)]
+pub(super) struct Line {
     customer: String,
     meter: String,
     day: Option<String>,
@@ -52,7 +53,25 @@ pub(crate) async fn run(args: UsageArgs, config: &Config, now: Timestamp) -> any
     let lines = lines.into_iter().map(|((customer, meter, day), line)| Line { customer, meter, day, ..line });
     let lines: Vec<Line> = lines.collect();
     if args.json {
-        print::json(&lines)?;
+        let units = config.units();
+        let of = |line: Line| {
+            let meter = line.meter.clone();
+            WithUnit::new(line, &meter, &units)
+        };
+        print::json(&lines.into_iter().map(of).collect::<Vec<_>>())?;
+        return Ok(Exit::Ok);
+    }
+    if args.csv {
+        let titles = ["customer", "day", "meter", "measured", "billed", "ended_by_bound", "unit"];
+        let units = config.units();
+        let row = |of: &Line| {
+            let (day, unit) = (of.day.clone().unwrap_or_default(), units.get(&of.meter).cloned().unwrap_or_default());
+            let quantities = [of.measured, of.billed].map(|quantity| quantity.to_string());
+            let mut row = vec![of.customer.clone(), day, of.meter.clone()];
+            row.extend(quantities.into_iter().chain([of.ended_by_bound.to_string(), unit]));
+            row
+        };
+        print::csv(&titles, lines.iter().map(row))?;
         return Ok(Exit::Ok);
     }
     if lines.is_empty() {
@@ -69,13 +88,14 @@ pub(crate) async fn run(args: UsageArgs, config: &Config, now: Timestamp) -> any
         vec![
             line.day.unwrap_or(line.customer),
             line.meter.clone(),
-            print::quantity(line.measured),
-            print::quantity(line.billed),
+            print::readable(line.measured),
+            print::readable(line.billed),
             units.get(&line.meter).cloned().unwrap_or_default(),
             note,
         ]
     });
-    let first = if by_day { "day" } else { "customer" };
+    print::out(&format!("usage of {month} (UTC), as measured and as billed"));
+    let first = if by_day { "day" } else { "#customer" };
     print::table(&[first, "meter", ">measured", ">billed", "unit", "~"], rows.collect());
     Ok(Exit::Ok)
 }

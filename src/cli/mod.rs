@@ -32,6 +32,7 @@ mod known_meter;
 mod log;
 mod margin;
 mod measured;
+mod migrate;
 mod notifications;
 mod payload;
 mod plan;
@@ -45,6 +46,7 @@ mod restore;
 mod revert;
 mod run;
 mod schedule;
+mod schema;
 mod select;
 mod shared;
 mod shell;
@@ -62,6 +64,7 @@ mod work;
 mod workers;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::io;
 use std::panic::PanicHookInfo;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -69,13 +72,15 @@ use std::process::ExitCode;
 use clap::{FromArgMatches, Parser, Subcommand};
 pub use help::{EXAMPLES, GROUPS, command};
 use jiff::Timestamp;
+pub use schema::{Document, documents};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::config::{Config, ConfigError, LogConfig};
 use crate::exit::{BadUsage, Exit, FileFaults};
 use crate::print::{self, TableWidth};
 use crate::visible;
-use crate::wiring::{self, Open};
+use crate::wiring;
 
 const GLOBAL: &str = "Options of every command";
 
@@ -248,7 +253,7 @@ enum Command {
     /// Show the worker processes
     Workers(workers::Args),
     /// Bring the database's schema up to date
-    Migrate,
+    Migrate(migrate::Args),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(check_config::Action),
@@ -259,9 +264,22 @@ enum Command {
     Completions(shell::CompletionsArgs),
     /// Print or write manual pages
     Man(shell::ManArgs),
+    /// Print the JSON Schema of what a command prints
+    ///
+    /// That is, with --json. Without a command it lists the documents.
+    Schema(schema::Args),
 }
 
 impl Command {
+    /// Whether it goes on by its nature, and says itself what it does.
+    fn is_long(&self) -> bool {
+        #[cfg(feature = "demo")]
+        if matches!(self, Self::Demo(_)) {
+            return true;
+        }
+        matches!(self, Self::Work(_) | Self::Init(_))
+    }
+
     /// Whether it prints at once what is read page by page, and asks nothing.
     fn is_read(&self) -> bool {
         match self {
@@ -309,26 +327,43 @@ pub fn parse() -> Cli {
             let text = error.to_string();
             let what = text.lines().next().unwrap_or_default();
             failed(what.strip_prefix("error: ").unwrap_or(what), 2);
+        } else if let Err(broken) = error.print() {
+            std::process::exit(i32::from(unwritten(&broken)));
+        } else {
+            std::process::exit(0);
         }
         error.exit()
     })
 }
 
+/// Says why standard output is not whole; returns the exit code.
+fn unwritten(why: &io::Error) -> u8 {
+    if why.kind() == io::ErrorKind::BrokenPipe {
+        return 0;
+    }
+    print::err(format_args!("standard output cannot be written, so what is there is not whole: {why}"));
+    1
+}
+
 /// What failed, as JSON for whoever asked for JSON: standard output has one document, whatever
 /// happens.
 fn failed(message: &str, exit_code: u8) {
-    #[derive(Serialize)]
-    struct CommandFailure<'a> {
-        message: &'a str,
-        exit_code: u8,
-    }
-    #[derive(Serialize)]
-    struct Document<'a> {
-        error: CommandFailure<'a>,
-    }
     if std::env::args_os().any(|argument| argument == "--json") {
-        drop(print::json(&Document { error: CommandFailure { message, exit_code } }));
+        drop(print::json(&FailedCommand { error: CommandFailure { message, exit_code } }));
     }
+}
+
+/// What a command prints that failed.
+#[derive(JsonSchema, Serialize)]
+struct FailedCommand<'a> {
+    error: CommandFailure<'a>,
+}
+
+#[derive(JsonSchema, Serialize)]
+struct CommandFailure<'a> {
+    /// As it is on standard error.
+    message: &'a str,
+    exit_code: u8,
 }
 
 /// Runs a command; errors go to standard error.
@@ -338,10 +373,16 @@ pub fn run(cli: Cli) -> ExitCode {
     if cli.command.is_read() {
         print::page();
     }
+    if !cli.command.is_long() {
+        let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+        let line = words.take_while(|word| !word.starts_with('-')).collect::<Vec<_>>().join(" ");
+        print::wait(&format!("meter {}", visible::line(&line)));
+    }
     let result = execute(cli);
+    print::end_wait();
     let done = ended(result);
     print::end_page();
-    done
+    print::output_failure().map_or(done, |why| ExitCode::from(unwritten(why)))
 }
 
 fn ended(result: anyhow::Result<Exit>) -> ExitCode {
@@ -365,13 +406,28 @@ fn ended(result: anyhow::Result<Exit>) -> ExitCode {
     }
 }
 
+/// The environment, without what is not UTF-8 and nobody's here.
+fn variables() -> anyhow::Result<impl Iterator<Item = (String, String)>> {
+    let mut found = vec![];
+    for (name, value) in std::env::vars_os() {
+        let Ok(name) = name.into_string() else { continue };
+        match value.into_string() {
+            Ok(value) => found.push((name, value)),
+            Err(_) if name.starts_with("METER_") => return Err(BadUsage(format!("{name} is not UTF-8")).into()),
+            Err(_) => {}
+        }
+    }
+    Ok(found.into_iter())
+}
+
 fn execute(cli: Cli) -> anyhow::Result<Exit> {
-    let config = Config::load(cli.config.as_deref(), std::env::vars());
     match &cli.command {
         Command::Completions(args) => return shell::completions(args),
         Command::Man(args) => return shell::man(args),
+        Command::Schema(args) => return schema::run(args),
         _ => {}
     }
+    let config = Config::load(cli.config.as_deref(), variables()?);
     if let Command::Config(action) = cli.command {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         return runtime.block_on(check_config::run(action, config, Timestamp::now()));
@@ -439,10 +495,12 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
             Command::Jobs(action) => queue_jobs::run(action, &config, now).await,
             Command::Schedule(args) => schedule::run(args, &config, now).await,
             Command::Workers(args) => workers::run(args, &config, now).await,
-            Command::Migrate => migrate(&config, now).await,
+            Command::Migrate(args) => migrate::run(&args, &config, now).await,
             #[cfg(feature = "demo")]
             Command::Demo(args) => crate::demo::run(args, &config, now).await,
-            Command::Config(_) | Command::Init(_) | Command::Completions(_) | Command::Man(_) => Ok(Exit::Ok),
+            Command::Config(_) | Command::Init(_) | Command::Completions(_) | Command::Man(_) | Command::Schema(_) => {
+                Ok(Exit::Ok)
+            }
         };
         wiring::keep_row_counts(&config).await;
         done
@@ -450,18 +508,4 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
     // a run that was handed back may still be decoding on a blocking thread; it is abandoned
     runtime.shutdown_background();
     done
-}
-
-async fn migrate(config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
-    let books = wiring::open_books(config, Open::CREATE).await?;
-    let applied = books.migrate(now).await?;
-    let version = books::newest_schema_version();
-    match applied.len() {
-        0 => print::out(&format!("{} is at schema version {version} already", config.database.url)),
-        n => {
-            let (url, names) = (&config.database.url, applied.join(", "));
-            print::out(&format!("{url} is at schema version {version} now; applied {n}: {names}"));
-        }
-    }
-    Ok(Exit::Ok)
 }

@@ -4,11 +4,13 @@ use books::limits::notification::MessageReceiver;
 use clap::{Subcommand, ValueEnum};
 use jiff::Timestamp;
 use jobs::deliver_notifications::send_tests;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::known_customer;
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
-use crate::print;
+use crate::print::{self, OutputFormat};
 use crate::wiring::{self, Open};
 
 #[derive(Debug, Subcommand)]
@@ -37,10 +39,34 @@ pub(crate) enum Action {
         /// All dead ones
         #[arg(long, conflicts_with = "ids")]
         dead: bool,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Send a test message to the operator's receivers now (METER_OPERATOR__SLACK_URL,
     /// METER_OPERATOR__WEBHOOK_URL), without the books
-    Test,
+    Test {
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Which notifications are sent again.
+#[derive(JsonSchema, Serialize)]
+pub(super) struct NotificationsAgain {
+    again: Vec<String>,
+    /// These are being sent anyway.
+    pending: Vec<String>,
+}
+
+/// What a receiver of messages to the operator answered to a test.
+#[derive(JsonSchema, Serialize)]
+pub(super) struct TestedReceiver {
+    receiver: MessageReceiver,
+    took_it: bool,
+    /// Its answer, when it did not.
+    why: Option<String>,
 }
 
 /// States of a notification.
@@ -89,7 +115,7 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             }
             Ok(done)
         }
-        Action::Retry { ids, dead: _ } => {
+        Action::Retry { ids, dead: _, json } => {
             let books = wiring::open_books(config, Open::EXISTING).await?;
             let mut again = books.retry_notifications(ids.clone(), now).await?;
             while ids.is_empty() {
@@ -99,7 +125,7 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
                 }
                 again.extend(more);
             }
-            for id in &again {
+            for id in again.iter().filter(|_| !json) {
                 print::out(&format!("{id} will be sent again"));
             }
             let left: Vec<String> = ids.iter().filter(|id| !again.contains(id)).cloned().collect();
@@ -113,6 +139,11 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
                 let of = if one { "there is no notification" } else { "there are no notifications" };
                 return Err(BadUsage(format!("{of} {names}; `meter notifications list` shows them")).into());
             }
+            if json {
+                let done = if left.is_empty() { Exit::Ok } else { Exit::Failed };
+                print::json(&NotificationsAgain { again, pending: known })?;
+                return Ok(done);
+            }
             if again.is_empty() && left.is_empty() {
                 print::out("no notification is dead");
             }
@@ -122,19 +153,28 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             }
             Ok(if left.is_empty() { Exit::Ok } else { Exit::Failed })
         }
-        Action::Test => test(config, now).await,
+        Action::Test { json } => test(config, OutputFormat::of(json), now).await,
     }
 }
 
 /// Sends a test message to each of the operator's receivers, and says what they answer.
-async fn test(config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
+async fn test(config: &Config, format: OutputFormat, now: Timestamp) -> anyhow::Result<Exit> {
     let answers = send_tests(&wiring::operator(config)?, now).await;
     if answers.is_empty() {
         let why = "nobody receives messages to the operator: set METER_OPERATOR__SLACK_URL or \
                    METER_OPERATOR__WEBHOOK_URL (docs/operator-messages.md)";
         return Err(BadUsage(why.into()).into());
     }
-    let mut done = Exit::Ok;
+    let done = if answers.iter().all(|(_, answer)| answer.is_ok()) { Exit::Ok } else { Exit::Failed };
+    if format == OutputFormat::Json {
+        let tested = |(receiver, answer): (MessageReceiver, Result<(), String>)| TestedReceiver {
+            receiver,
+            took_it: answer.is_ok(),
+            why: answer.err(),
+        };
+        print::json(&answers.into_iter().map(tested).collect::<Vec<_>>())?;
+        return Ok(done);
+    }
     for (receiver, answer) in answers {
         let (name, variable) = match receiver {
             MessageReceiver::Slack => ("Slack", "METER_OPERATOR__SLACK_URL"),
@@ -144,7 +184,6 @@ async fn test(config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
             Ok(()) => print::out(&format!("{name} took a test message")),
             Err(why) => {
                 print::err(format_args!("{name} did not take a test message: {why}; check {variable}"));
-                done = Exit::Failed;
             }
         }
     }

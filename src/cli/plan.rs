@@ -12,12 +12,14 @@ use jiff::Timestamp;
 use jobs::stripe::StripeMode;
 use jobs::stripe::check::{AccountObjects, check_prices, check_unbilled};
 use jobs::stripe::transport::CallError;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::agreement::{self, Agreement};
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit, FileFaults};
 use crate::plan_file::PlanFile;
-use crate::print::{self, OutputFormat};
+use crate::print::{self, OutputFormat, WithUnits};
 use crate::visible;
 use crate::wiring::{self, Open};
 use crate::wording;
@@ -44,6 +46,9 @@ pub(crate) enum Action {
         /// Do not ask when bills change
         #[arg(long, conflicts_with = "dry_run")]
         yes: bool,
+        /// Print as JSON; nobody is asked
+        #[arg(long)]
+        json: bool,
     },
     /// Show what the plans of a file would have made of past billing periods: what each customer
     /// would have paid, who would have come to a limit. Nothing is changed
@@ -53,13 +58,14 @@ pub(crate) enum Action {
 pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     match action {
         Action::List { plan, json } => list(config, plan.as_deref(), OutputFormat::of(json), now).await,
-        Action::Apply { file, dry_run, yes } => {
+        Action::Apply { file, dry_run, yes, json } => {
             let consent = match (dry_run, yes) {
                 (true, _) => Consent::NothingIsDone,
                 (_, true) => Consent::Given,
+                _ if json => Consent::NotGiven,
                 _ => Consent::Asked,
             };
-            apply(config, &file, consent, now).await
+            apply(config, &file, (consent, OutputFormat::of(json)), now).await
         }
         Action::Simulate(args) => simulate::run(args, config, now).await,
     }
@@ -76,9 +82,36 @@ enum Consent {
     Given,
     /// A person at a terminal is asked.
     Asked,
+    /// Nobody is asked.
+    NotGiven,
 }
 
-async fn apply(config: &Config, file: &Path, consent: Consent, now: Timestamp) -> anyhow::Result<Exit> {
+/// What became of the plans of a file.
+#[derive(JsonSchema, Serialize)]
+pub(super) struct AppliedPlans {
+    /// Nothing was written.
+    dry_run: bool,
+    versions: Vec<AppliedVersion>,
+    /// Customers with another bill of the last month, had these plans held then.
+    changed_bills: usize,
+    /// What cannot be right in the plans.
+    warnings: Vec<String>,
+}
+
+/// What became of a version of a plan.
+#[derive(JsonSchema, Serialize)]
+pub(super) struct AppliedVersion {
+    plan: String,
+    effective_from: Timestamp,
+    outcome: Applied,
+}
+
+async fn apply(
+    config: &Config,
+    file: &Path,
+    (consent, format): (Consent, OutputFormat),
+    now: Timestamp,
+) -> anyhow::Result<Exit> {
     let name = visible::path(file);
     let read = read(file, config, NOTHING_DONE)?;
     let plans = read.plans.clone();
@@ -98,14 +131,25 @@ async fn apply(config: &Config, file: &Path, consent: Consent, now: Timestamp) -
     let preview = books.preview_plans(&plans, &meters, now).await.map_err(wrong)?;
     let new = plans.iter().zip(&preview).filter(|(_, applied)| **applied != Applied::Unchanged);
     let new: Vec<Plan> = new.map(|(plan, _)| plan.clone()).collect();
-    if !agreed(config, &books, (file, &new), consent, now).await? {
+    let Some(changed_bills) = agreed(config, &books, (file, &new), (consent, format), now).await? else {
         print::out("nothing was applied");
         return Ok(Exit::Failed);
-    }
+    };
     let applied = match dry_run {
         true => preview,
         false => books.apply_plans(plans.clone(), &meters, now).await.map_err(wrong)?,
     };
+    if format == OutputFormat::Json {
+        let version = |(plan, outcome): (&Plan, Applied)| AppliedVersion {
+            plan: plan.name.clone(),
+            effective_from: plan.effective_from,
+            outcome,
+        };
+        let versions = plans.iter().zip(applied).map(version).collect();
+        let warnings = warnings(config, &books, &plans, now).await?;
+        print::json(&AppliedPlans { dry_run, versions, changed_bills, warnings })?;
+        return Ok(Exit::Ok);
+    }
     let would = if dry_run { "would be " } else { "" };
     let any = applied.iter().any(|applied| *applied != Applied::Unchanged);
     for (version, applied) in versions.iter().zip(applied) {
@@ -120,25 +164,30 @@ async fn apply(config: &Config, file: &Path, consent: Consent, now: Timestamp) -
         let next = print::decided::Runs::read(&books, config, now).await?.next();
         print::out(&format!("limits follow: {next}"));
     }
-    warn(config, &books, &plans, now).await?;
+    warnings(config, &books, &plans, now).await?.iter().for_each(|warning| print::out(warning));
     Ok(Exit::Ok)
 }
 
-/// Shows what new versions would have made of the last month, and whether they may be applied.
+/// Shows what new versions would have made of the last month. Returns how many customers' bills
+/// that changes, if the versions may be applied.
 async fn agreed(
     config: &Config,
     books: &Database,
     (file, new): (&Path, &[Plan]),
-    consent: Consent,
+    (consent, format): (Consent, OutputFormat),
     now: Timestamp,
-) -> anyhow::Result<bool> {
+) -> anyhow::Result<Option<usize>> {
     if new.is_empty() || config.stripe.meters.is_empty() {
-        return Ok(true);
+        return Ok(Some(0));
     }
     let found = simulate::last_month(config, books, (file, new), now).await?;
     let changed = found.by_customer().values().filter(|(now, then)| now != then).count();
-    if changed == 0 {
-        return Ok(true);
+    if changed == 0 || (format == OutputFormat::Json && consent != Consent::NotGiven) {
+        return Ok(Some(changed));
+    }
+    let nobody = "bills change, and nobody can be asked: look at it, then apply with --yes";
+    if consent == Consent::NotGiven {
+        return Err(BadUsage(nobody.to_owned()).into());
     }
     let bills = print::several(changed, "customer");
     print::out(&format!("with these plans the last month's bills of {bills} would have been others:"));
@@ -146,10 +195,9 @@ async fn agreed(
     print::out(&format!("`meter plan simulate {}` shows them customer by customer", file.display()));
     let agreement = match consent {
         Consent::NothingIsDone | Consent::Given => Agreement::Given,
-        Consent::Asked => Agreement::Asked,
+        Consent::Asked | Consent::NotGiven => Agreement::Asked,
     };
-    let nobody = "bills change, and nobody can be asked: look at it, then apply with --yes";
-    agreement::agreed(agreement, "apply it?", nobody)
+    Ok(agreement::agreed(agreement, "apply it?", nobody)?.then_some(changed))
 }
 
 /// The plan versions of a file.
@@ -176,47 +224,50 @@ fn refused(file: &Path, plans: &PlanFile, error: PlanError) -> anyhow::Error {
     }
 }
 
-/// Warns of what cannot be right in the plans that were applied, or would be: prices that are
-/// billed nowhere, and, with a key, prices that Stripe does not have.
-async fn warn(config: &Config, books: &Database, given: &[Plan], now: Timestamp) -> anyhow::Result<()> {
+/// What cannot be right in the plans that were applied, or would be: prices that are billed
+/// nowhere, and, with a key, prices that Stripe does not have.
+async fn warnings(config: &Config, books: &Database, given: &[Plan], now: Timestamp) -> anyhow::Result<Vec<String>> {
     let all = books.plans().await?.with(given);
     let plans = Plans::new(all.iter().filter(|p| given.iter().any(|g| g.name == p.name)).cloned());
-    print::plan_warnings(&check_unbilled(&plans, now));
+    let mut found = print::plan_warnings(&check_unbilled(&plans, now));
+    if config.stripe.meters.is_empty() && given.iter().any(|plan| plan.meters.values().any(|of| of.price.is_some())) {
+        found.push("note: the prices count for budgets, and nothing is billed: stripe.meters names no meter".into());
+    }
     let billing = wiring::billing(&config.stripe)?;
     let StripeMode::Stripe(account) = &billing.mode else {
-        in_tiers(&plans, now);
-        return Ok(());
+        found.extend(in_tiers(&plans, now));
+        return Ok(found);
     };
     if billing.meters.is_empty() {
-        return Ok(());
+        return Ok(found);
     }
     let asked = async { Ok::<_, CallError>((account.meters().await?.0, account.prices().await?)) };
     match asked.await {
         Ok((meters, prices)) => {
             let known = books.fixed_stripe_meters().await?;
             let objects = AccountObjects { meters: &meters, prices: &prices, known: &known };
-            print::plan_warnings(&check_prices(&billing, objects, &plans, now));
+            found.extend(print::plan_warnings(&check_prices(&billing, objects, &plans, now)));
         }
-        Err(error) => print::out(&format!(
-            "note: the prices at Stripe were not compared: {error}; `meter stripe check` compares them"
-        )),
+        Err(error) => found
+            .push(format!("note: the prices at Stripe were not compared: {error}; `meter stripe check` compares them")),
     }
-    Ok(())
+    Ok(found)
 }
 
 /// Names the meters that Stripe must bill in tiers. Without a key nobody can look whether it does.
-fn in_tiers(plans: &Plans, now: Timestamp) {
+fn in_tiers(plans: &Plans, now: Timestamp) -> Vec<String> {
     let of_plan = |plan: &&Plan| -> Vec<String> {
         let tiers = plan.meters.iter().filter(|(_, t)| t.report == ReportMode::Total && !t.included.is_zero());
         tiers
             .map(|(meter, t)| format!("{meter} in plan {}: {} of it", plan.name, print::quantity(t.included)))
             .collect()
     };
-    for included in plans.from(now).iter().flat_map(of_plan) {
-        print::out(&format!(
+    let note = |included: String| {
+        format!(
             "note: {included} are included and all usage is reported, so Stripe's price must be one in tiers; `meter stripe check` looks"
-        ));
-    }
+        )
+    };
+    plans.from(now).iter().flat_map(of_plan).map(note).collect()
 }
 
 async fn list(config: &Config, plan: Option<&str>, format: OutputFormat, now: Timestamp) -> anyhow::Result<Exit> {
@@ -227,7 +278,7 @@ async fn list(config: &Config, plan: Option<&str>, format: OutputFormat, now: Ti
         return Err(BadUsage(format!("there is no plan `{name}`; {}", offer(name, all.names()))).into());
     }
     if format == OutputFormat::Json {
-        print::json(&chosen)?;
+        print::json(&chosen.into_iter().map(|plan| WithUnits::new(plan, config)).collect::<Vec<_>>())?;
         return Ok(Exit::Ok);
     }
     for plan in chosen {

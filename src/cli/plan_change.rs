@@ -6,7 +6,8 @@ use jiff::Timestamp;
 use jobs::changes::{Made, WantedChange, make};
 use jobs::context::Context;
 
-use super::{actor, failure, progress, whole_file};
+use super::whole_file::{self, Readers};
+use super::{actor, failure, progress};
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::print::{self, OutputFormat};
@@ -39,7 +40,7 @@ pub(super) async fn write(
         }
         return Ok(Exit::Ok);
     }
-    whole_file::write(file, &plan.to_text()?)?;
+    whole_file::write(file, &plan.to_text()?, Readers::Owner)?;
     if format == OutputFormat::Text {
         let name = file.display();
         print::out(&format!("{name} has every difference; to book exactly that:"));

@@ -10,6 +10,8 @@ use jobs::context::{Context, Progress};
 use jobs::ingest_cur::{IngestCur, IngestReport};
 use jobs::job::{Failure, Job};
 
+use crate::print;
+
 /// Reads a bill with a bar.
 pub(super) async fn ingest(job: IngestCur, context: &Context, now: Timestamp) -> Result<IngestReport, Failure> {
     let title = format!("{} {}", job.export, job.month);
@@ -37,6 +39,7 @@ pub(super) async fn rows<T>(title: &str, done: &AtomicU64, total: u64, work: imp
 }
 
 async fn shown<T>(title: &str, form: &str, read: impl Fn() -> (u64, u64), work: impl Future<Output = T>) -> T {
+    print::end_wait();
     let bar = ProgressBar::new(0).with_message(title.to_owned());
     let style = ProgressStyle::with_template(form);
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));

@@ -1,8 +1,11 @@
 //! `meter jobs`: lists, shows, retries, cancels and removes jobs of the queue.
 
+use std::collections::BTreeSet;
+
 use clap::{Args as ClapArgs, Subcommand};
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::config::Config;
@@ -17,12 +20,26 @@ use books::units::similar::offer;
 const FAILED_RUNS: u32 = 50;
 
 /// A job as `meter jobs show --json` prints it.
-#[derive(Serialize)]
-struct JobWithFailures {
+#[derive(JsonSchema, Serialize)]
+pub(super) struct JobWithFailures {
     #[serde(flatten)]
     job: JobRow,
     /// Newest first.
     failed_runs: Vec<FailedRun>,
+}
+
+/// How many jobs were changed.
+#[derive(JsonSchema, Serialize)]
+pub(super) struct ChangedJobs {
+    jobs: u64,
+}
+
+/// How many jobs of a kind are in a state.
+#[derive(JsonSchema, Serialize)]
+pub(super) struct CountedJobs {
+    kind: String,
+    state: JobState,
+    jobs: i64,
 }
 
 #[derive(Debug, Subcommand)]
@@ -111,8 +128,9 @@ impl Which {
     }
 }
 
-/// An unknown kind and a missing job are errors, not empty results.
-async fn check(queue: &Queue, which: &Which) -> anyhow::Result<()> {
+/// Checks what is named: an unknown kind and a missing job are errors, not empty results. Returns
+/// how many jobs are named.
+async fn check(queue: &Queue, which: &Which) -> anyhow::Result<u64> {
     let kinds = Kinds::all();
     for kind in which.kind.iter().filter(|kind| kinds.get(kind).is_none()) {
         let of_kind = JobFilter { kinds: vec![kind.clone()], ..JobFilter::default() };
@@ -121,12 +139,12 @@ async fn check(queue: &Queue, which: &Which) -> anyhow::Result<()> {
             return Err(BadUsage(format!("there is no kind of job named `{kind}`; {known}")).into());
         }
     }
+    let mut named = BTreeSet::new();
     for job in &which.jobs {
-        if queue.get(job).await?.is_none() {
-            return Err(no_job(job).into());
-        }
+        let Some(found) = queue.get(job).await? else { return Err(no_job(job).into()) };
+        named.insert(found.seq);
     }
-    Ok(())
+    Ok(u64::try_from(named.len())?)
 }
 
 fn no_job(job: &str) -> BadUsage {
@@ -135,11 +153,11 @@ fn no_job(job: &str) -> BadUsage {
 
 pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let queue = wiring::open_queue(config, Open::EXISTING).await?;
-    match &action {
+    let named = match &action {
         Action::List(List { which, .. }) | Action::Retry(which) | Action::Cancel(which) => check(&queue, which).await?,
         Action::Purge(Purge { which, .. }) => check(&queue, which).await?,
-        Action::Show(_) => {}
-    }
+        Action::Show(_) => 0,
+    };
     match action {
         Action::List(args) => list(&queue, &args, now).await,
         Action::Show(args) => show(&queue, &args, now).await,
@@ -148,7 +166,7 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             let changed = queue.retry(&filter).await?;
             acted(
                 &which,
-                changed,
+                (changed, named),
                 "due now",
                 "only dead, cancelled and waiting jobs can be retried, and of those with the same key the newest, unless an unfinished job has that key",
             )
@@ -156,35 +174,37 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
         Action::Cancel(which) => {
             let filter = which.chosen("cancel")?;
             let changed = queue.cancel(&filter).await?;
-            acted(&which, changed, "cancelled, or stopping", "finished jobs cannot be cancelled")
+            acted(&which, (changed, named), "cancelled, or stopping", "finished jobs cannot be cancelled")
         }
-        Action::Purge(args) => purge(&queue, &args, now).await,
+        Action::Purge(args) => purge(&queue, &args, named, now).await,
     }
 }
 
-fn acted(which: &Which, changed: u64, done: &str, otherwise: &str) -> anyhow::Result<Exit> {
+fn acted(which: &Which, (changed, named): (u64, u64), done: &str, otherwise: &str) -> anyhow::Result<Exit> {
     if which.json {
-        print::json(&serde_json::json!({ "jobs": changed }))?;
+        print::json(&ChangedJobs { jobs: changed })?;
     } else {
         print::out(&format!("{changed} job(s) {done}"));
     }
-    if changed == 0 && !which.jobs.is_empty() {
-        print::err(format_args!("nothing was changed: {otherwise}"));
-        return Ok(Exit::Failed);
+    if changed >= named {
+        return Ok(Exit::Ok);
     }
-    Ok(Exit::Ok)
+    match changed {
+        0 => print::err(format_args!("nothing was changed: {otherwise}")),
+        _ => print::err(format_args!("{} of {named} jobs stay as they were: {otherwise}", named - changed)),
+    }
+    Ok(Exit::Failed)
 }
 
 async fn list(queue: &Queue, args: &List, now: Timestamp) -> anyhow::Result<Exit> {
     if args.count {
         let counts = queue.counts().await?;
-        let rows: Vec<_> = counts.iter().map(|((kind, state), n)| (kind, state, n)).collect();
+        let count = |((kind, state), jobs)| CountedJobs { kind, state, jobs };
+        let rows: Vec<CountedJobs> = counts.into_iter().map(count).collect();
         if args.which.json {
             print::json(&rows)?;
         } else {
-            let row = |(kind, state, n): &(&String, &JobState, &i64)| {
-                vec![kind.to_string(), state.to_string(), print::count(**n)]
-            };
+            let row = |of: &CountedJobs| vec![of.kind.clone(), of.state.to_string(), print::count(of.jobs)];
             print::table(&["kind", "state", ">jobs"], rows.iter().map(row).collect());
         }
         return Ok(Exit::Ok);
@@ -217,11 +237,15 @@ fn state(job: &JobRow) -> String {
     if job.attention { format!("{}, needs attention", job.state) } else { job.state.to_string() }
 }
 
+/// What the report says of itself.
+fn sentence(job: &JobRow) -> &str {
+    job.report.as_ref().and_then(|report| report.get("sentence")?.as_str()).unwrap_or_default()
+}
+
 /// What the last run did, or why it failed.
 fn first_line(job: &JobRow) -> String {
     let reason = job.reason.as_deref().filter(|_| job.state != JobState::Done);
-    let sentence = job.report.as_ref().and_then(|report| report.get("sentence")?.as_str());
-    let line = reason.or(sentence).unwrap_or_default().lines().next().unwrap_or_default();
+    let line = reason.unwrap_or(sentence(job)).lines().next().unwrap_or_default();
     let short: String = line.chars().take(100).collect();
     if short.len() < line.len() { format!("{short}…") } else { short }
 }
@@ -258,6 +282,7 @@ async fn show(queue: &Queue, args: &Show, now: Timestamp) -> anyhow::Result<Exit
         ("kind", job.kind.clone()),
         ("state", state(&job)),
         ("attempts", format!("{} of {}", job.attempts, job.max_attempts)),
+        ("result", sentence(&job).to_owned()),
         ("why", job.reason.clone().unwrap_or_default()),
         ("worker", job.worker.clone().unwrap_or_default()),
         ("due", instant(job.run_at)),
@@ -284,7 +309,7 @@ async fn show(queue: &Queue, args: &Show, now: Timestamp) -> anyhow::Result<Exit
     Ok(Exit::Ok)
 }
 
-async fn purge(queue: &Queue, args: &Purge, now: Timestamp) -> anyhow::Result<Exit> {
+async fn purge(queue: &Queue, args: &Purge, named: u64, now: Timestamp) -> anyhow::Result<Exit> {
     let open = args.which.state.iter().find(|s| !s.is_final());
     if let Some(state) = open {
         return Err(BadUsage(format!("{state} jobs are not finished; cancel them first")).into());
@@ -300,5 +325,5 @@ async fn purge(queue: &Queue, args: &Purge, now: Timestamp) -> anyhow::Result<Ex
         }
     }
     let removed = queue.purge(&filter).await?;
-    acted(&args.which, removed, "removed", "only finished jobs can be removed")
+    acted(&args.which, (removed, named), "removed", "only finished jobs can be removed")
 }

@@ -14,7 +14,7 @@ use jobs::stripe::StripeMode;
 use super::{actor, failure, known_customer};
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
-use crate::print::{self, reconcile as tables};
+use crate::print::{self, WithUnit, reconcile as tables};
 use crate::wiring::{self, Open};
 
 /// The most differences listed.
@@ -59,7 +59,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         acknowledge(books, customer, periods, args.reason.as_deref().unwrap_or_default(), now).await?;
     }
     let meters: Vec<String> = context.billing.meters.keys().cloned().collect();
-    if meters.is_empty() {
+    if meters.is_empty() && !args.json {
         print::out("nothing is billed: stripe.meters names no meter");
         return Ok(Exit::Ok);
     }
@@ -87,7 +87,12 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let verdict = verdict.max(if on_hold { Verdict::Waiting } else { Verdict::Agrees });
     let done = if verdict == Verdict::Agrees { Exit::Ok } else { Exit::NeedsAttention };
     if args.json {
-        print::json(&rows.iter().map(|c| tables::json(c, &context.billing)).collect::<Vec<_>>())?;
+        let units = config.units();
+        let of = |of: ComparedPeriod| {
+            let meter = of.meter.clone();
+            WithUnit::new(tables::ReconciledPeriod::new(of, &context.billing), &meter, &units)
+        };
+        print::json(&rows.into_iter().map(of).collect::<Vec<_>>())?;
         return Ok(done);
     }
     if args.customer.is_some() {
@@ -112,6 +117,9 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     }
     if on_hold {
         print::out("billing is on hold, and no total is compared: `meter restore status`");
+    }
+    if matches!(context.billing.mode, StripeMode::DryRun) {
+        print::out("Stripe was not asked now, because METER_STRIPE__KEY is not set");
     }
     print::out(tables::conclusion(verdict, &bills, &rows));
     Ok(done)

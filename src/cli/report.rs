@@ -1,7 +1,7 @@
 //! `meter report`: a month of usage as an HTML document.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use books::Database;
 use books::limits::entitlement::Entitlement;
@@ -11,7 +11,8 @@ use books::usage::ledger::Usage;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
-use super::{known_customer, whole_file};
+use super::known_customer;
+use super::whole_file::{self, Readers};
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
 use crate::format::of_it_measured;
@@ -42,12 +43,16 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         return Err(BadUsage(format!("--month {month} has not begun")).into());
     }
     let report = report(&books, config, args.customer, month, now).await?;
-    if args.html == Path::new("-") {
+    if whole_file::is_stdout(&args.html) {
         print::lines(&ui::report(&report));
         return Ok(Exit::Ok);
     }
-    whole_file::write(&args.html, &ui::report(&report))?;
-    print::out(&format!("{} written: {} meter(s) of {month}", args.html.display(), report.meters.len()));
+    whole_file::write(&args.html, &ui::report(&report), Readers::Usual)?;
+    let file = args.html.display();
+    match report.as_of {
+        Some(_) => print::out(&format!("{file} written: {} meter(s) of {month}", report.meters.len())),
+        None => print::out(&format!("{file} written, and it is empty: no bill of {month} is booked")),
+    }
     Ok(Exit::Ok)
 }
 
@@ -135,14 +140,12 @@ async fn notes(books: &Database, customer: &str, meter: &str, month: Month) -> a
     };
     let now =
         if e.allowed { format!("It may go on, {limit}.") } else { format!("It is blocked: {}.", e.reason.name()) };
-    Ok(vec![
-        format!(
-            "In the billing period from {} to {}: {}, {} included.",
-            e.period_start,
-            e.period_end,
-            used,
-            print::quantity(e.included)
-        ),
-        now,
-    ])
+    let plan = books.customers(None, Some(customer.to_owned())).await?.into_iter().next().map(|c| c.plan);
+    let plans = books.plans().await?;
+    let terms = plan.and_then(|plan| plans.at(&plan, e.period_start.as_second())?.meters.get(meter).copied());
+    let included = match terms {
+        None => "the plan does not have this".to_owned(),
+        Some(terms) => format!("{} included", print::quantity(terms.included.min(e.included))),
+    };
+    Ok(vec![format!("In the billing period from {} to {}: {used}, {included}.", e.period_start, e.period_end), now])
 }

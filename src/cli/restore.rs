@@ -22,13 +22,13 @@ use jobs::sync_stripe::{SyncScope, sync};
 use super::{actor, failure, known_customer, progress};
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
-use crate::print;
+use crate::print::{self, OutputFormat};
 use crate::wiring::{self, Open};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
     /// Show what is done, and what is to be done next; the exit code is 3 while billing is on hold
-    Status,
+    Status(Status),
     /// Mark these books as restored from a copy that `meter backup` did not make: billing is on
     /// hold from then on
     Mark(Mark),
@@ -40,10 +40,20 @@ pub(crate) enum Action {
 }
 
 #[derive(Debug, ClapArgs)]
+pub(crate) struct Status {
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
 pub(crate) struct Mark {
     /// When the copy was made, or any time before: `2026-11-23T02:00:00Z`
     #[arg(long, value_name = "INSTANT", value_parser = super::instant::instant)]
     backup_at: Timestamp,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -52,6 +62,9 @@ pub(crate) struct ImportTotals {
     /// `main/2026-01`. Usage of it that was booked after the backup is reversed
     #[arg(long, value_name = "EXPORT/MONTH")]
     without: Vec<String>,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -63,6 +76,44 @@ pub(crate) struct Finish {
     /// The reason; kept in audit_log
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a command does step by step: printed at once, or kept for JSON.
+struct Steps {
+    format: OutputFormat,
+    done: Vec<String>,
+}
+
+impl Steps {
+    fn new(json: bool) -> Self {
+        Self { format: OutputFormat::of(json), done: vec![] }
+    }
+
+    fn add(&mut self, step: String) {
+        match self.format {
+            OutputFormat::Text => print::out(&step),
+            OutputFormat::Json => {
+                // also while it goes on: a later step may fail
+                print::err(&step);
+                self.done.push(step);
+            }
+        }
+    }
+
+    /// Ends with how far the restoration is.
+    fn end(self, found: Option<&Checklist>, now: Timestamp) -> anyhow::Result<()> {
+        match (self.format, found) {
+            (OutputFormat::Json, found) => print::json(&print::restore::state(found, self.done, now)),
+            (OutputFormat::Text, Some(found)) => {
+                print::restore::checklist(found, now);
+                Ok(())
+            }
+            (OutputFormat::Text, None) => Ok(()),
+        }
+    }
 }
 
 pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
@@ -71,16 +122,24 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
     }
     let books = wiring::open_books(config, Open::EXISTING).await?;
     let context = wiring::context(config, books).await?;
+    let json = match &action {
+        Action::Status(args) => args.json,
+        Action::ImportTotals(args) => args.json,
+        Action::Finish(args) => args.json,
+        Action::Mark(args) => args.json,
+    };
+    let mut steps = Steps::new(json);
     let Some(found) = restore::checklist(&context).await? else {
-        print::out("Billing is not on hold: these books are not restored from a backup, or that is finished.");
+        steps.add("Billing is not on hold: these books are not restored from a backup, or that is finished.".into());
+        steps.end(None, now)?;
         return Ok(Exit::Ok);
     };
     match action {
-        Action::ImportTotals(args) => import_totals(args, &context, now).await,
-        Action::Finish(args) => finish(args, &context, now).await,
-        Action::Status | Action::Mark(_) => {
-            print::restore::checklist(&found, now);
-            if let StripeMode::DryRun = context.billing.mode {
+        Action::ImportTotals(args) => import_totals(args, steps, &context, now).await,
+        Action::Finish(args) => finish(args, steps, &context, now).await,
+        Action::Status(_) | Action::Mark(_) => {
+            steps.end(Some(&found), now)?;
+            if !json && matches!(context.billing.mode, StripeMode::DryRun) {
                 print::out("METER_STRIPE__KEY is not set: nothing is sent anyway, and nothing can be imported");
             }
             Ok(Exit::NeedsAttention)
@@ -97,37 +156,50 @@ async fn mark(args: &Mark, config: &Config, now: Timestamp) -> anyhow::Result<Ex
     books.migrate(now).await?;
     let act = entry("restore mark", format!("marked as restored from a copy of {at}"));
     let taken = books.mark_restored(at, act, now).await?;
+    let mut steps = Steps::new(args.json);
     if taken < at {
-        print::out(&format!("the newest entry of these books is of {taken}, so the copy counts as made then"));
+        steps.add(format!("the newest entry of these books is of {taken}, so the copy counts as made then"));
     }
-    print::out(&format!(
+    steps.add(format!(
         "Marked as restored from a backup of {taken}. Billing is on hold; next: meter restore import-totals"
     ));
+    if args.json {
+        let context = wiring::context_without_sources(config, books)?;
+        steps.end(restore::checklist(&context).await?.as_ref(), now)?;
+    }
     Ok(Exit::Ok)
 }
 
-async fn import_totals(args: ImportTotals, context: &Context, now: Timestamp) -> anyhow::Result<Exit> {
+async fn import_totals(
+    args: ImportTotals,
+    mut steps: Steps,
+    context: &Context,
+    now: Timestamp,
+) -> anyhow::Result<Exit> {
     require_key(context)?;
     if let Some(open) = restore::begin(context, actor::current(), now).await.map_err(|f| failure::error(&f))? {
-        print::out(&format!("begun: {open} open event(s) are not received now; Stripe's totals decide about them"));
+        steps.add(format!("begun: {open} open event(s) are not received now; Stripe's totals decide about them"));
     }
-    read_subscriptions(context, now).await?;
-    read_bills(args.without, context, now).await?;
+    read_subscriptions(&mut steps, context, now).await?;
+    read_bills(args.without, &mut steps, context, now).await?;
     roll(&context.books, now, Mode::Write).await?;
     let imported = restore::import_totals(context, now).await.map_err(|f| failure::error(&f))?;
-    print::out(&format!("{} total(s) imported", print::count(imported)));
-    print::out("");
-    let Some(found) = restore::checklist(context).await? else { return Ok(Exit::Ok) };
-    print::restore::checklist(&found, now);
-    Ok(if found.open_step(now) == Step::Finish { Exit::Ok } else { Exit::NeedsAttention })
+    steps.add(format!("{} total(s) imported", print::count(imported)));
+    let found = restore::checklist(context).await?;
+    if found.is_some() && !args.json {
+        print::out("");
+    }
+    steps.end(found.as_ref(), now)?;
+    let is_whole = found.is_none_or(|found| found.open_step(now) == Step::Finish);
+    Ok(if is_whole { Exit::Ok } else { Exit::NeedsAttention })
 }
 
 /// Reads every subscription, as `sync_stripe` does.
-async fn read_subscriptions(context: &Context, now: Timestamp) -> anyhow::Result<()> {
+async fn read_subscriptions(steps: &mut Steps, context: &Context, now: Timestamp) -> anyhow::Result<()> {
     let synced = sync(&context.books, &context.billing, now, SyncScope::All).await.map_err(|f| failure::error(&f))?;
-    print::out(&format!("{} subscription(s) read", print::count(synced.read)));
+    steps.add(format!("{} subscription(s) read", print::count(synced.read)));
     if synced.unknown_customers > 0 {
-        print::out(&format!(
+        steps.add(format!(
             "attention: {} of them belong to Stripe customers that these books do not know. Write customers that were added after the backup \
              again before `meter restore finish`; later, their usage would be billed a second time",
             print::count(synced.unknown_customers)
@@ -137,7 +209,7 @@ async fn read_subscriptions(context: &Context, now: Timestamp) -> anyhow::Result
 }
 
 /// Reads the bills of all exports until each was read once, as `ingest_cur` does.
-async fn read_bills(without: Vec<String>, context: &Context, now: Timestamp) -> anyhow::Result<()> {
+async fn read_bills(without: Vec<String>, steps: &mut Steps, context: &Context, now: Timestamp) -> anyhow::Result<()> {
     let Some(hold) = context.books.billing_hold().await? else { return Ok(()) };
     let months = hold.restoration.map(Restoration::months).unwrap_or_default();
     let bills: Vec<(&String, Month)> =
@@ -156,10 +228,10 @@ async fn read_bills(without: Vec<String>, context: &Context, now: Timestamp) -> 
         let name = format!("{export}/{month}");
         let Some(why) = read_bill(export, month, context, now).await else { continue };
         if without.contains(&name) {
-            print::out(&format!("{export} {month}: left out; {why}"));
+            steps.add(format!("{export} {month}: left out; {why}"));
             left_out.push(entry("restore import-totals --without", name));
         } else {
-            print::out(&format!("{export} {month}: {why}; or leave it out: --without {name}"));
+            steps.add(format!("{export} {month}: {why}; or leave it out: --without {name}"));
             missing = true;
         }
     }
@@ -185,32 +257,35 @@ async fn read_bill(export: &str, month: Month, context: &Context, now: Timestamp
     }
 }
 
-async fn finish(args: Finish, context: &Context, now: Timestamp) -> anyhow::Result<Exit> {
+async fn finish(args: Finish, mut steps: Steps, context: &Context, now: Timestamp) -> anyhow::Result<Exit> {
     for customer in &args.without {
         known_customer::require_or_usage(&context.books, customer).await?;
     }
     require_key(context)?;
     // who became known meanwhile must not be billed what the lost books had sent
-    read_subscriptions(context, now).await?;
+    read_subscriptions(&mut steps, context, now).await?;
     roll(&context.books, now, Mode::Write).await?;
     let Some(found) = restore::checklist(context).await? else { return Ok(Exit::Ok) };
     let without: BTreeSet<String> = args.without.into_iter().collect();
     let reason = args.reason.unwrap_or_else(|| "every total is imported".into());
     if found.open_step(now) < Step::Totals {
-        return refused(&found, now);
+        return refused(&found, steps, now);
     }
     let act = entry("restore finish", reason);
     if !context.books.finish_restoration(without, context.billing.grace, act, now).await?.is_empty() {
-        return refused(&found, now);
+        return refused(&found, steps, now);
     }
-    print::out("Finished: billing goes on with the next push.");
+    steps.add("Finished: billing goes on with the next push.".into());
+    steps.end(None, now)?;
     Ok(Exit::Ok)
 }
 
-fn refused(found: &Checklist, now: Timestamp) -> anyhow::Result<Exit> {
-    print::out("Not finished: billing stays on hold.");
-    print::out("");
-    print::restore::checklist(found, now);
+fn refused(found: &Checklist, mut steps: Steps, now: Timestamp) -> anyhow::Result<Exit> {
+    steps.add("Not finished: billing stays on hold.".into());
+    if steps.format == OutputFormat::Text {
+        print::out("");
+    }
+    steps.end(Some(found), now)?;
     Ok(Exit::NeedsAttention)
 }
 

@@ -1,6 +1,6 @@
 //! `meter revert`: takes an applied plan back.
 
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow};
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use jobs::changes::{Approval, OppositeError, opposite};
@@ -22,6 +22,9 @@ pub(crate) struct Args {
     /// Do not ask
     #[arg(long)]
     yes: bool,
+    /// Print as JSON; nobody is asked
+    #[arg(long, requires = "yes")]
+    json: bool,
 }
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
@@ -29,7 +32,9 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let books = wiring::open_books(config, Open::EXISTING).await?;
     let context = wiring::context_without_sources(config, books)?;
     let found = opposite(&context, number).await.map_err(|why| error(number, why))?;
-    print::changes::opposite(&found, &context, now);
+    if !args.json {
+        print::changes::opposite(&found, &context, now);
+    }
     if !agreed(Agreement::of(args.yes), "revert it?", NOBODY)? {
         print::out("nothing was booked");
         return Ok(Exit::Failed);
@@ -37,6 +42,10 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let advice = print::changes::after_revert(&found, &context.read_settings.rules.digest());
     let approval = Approval { actor: actor::current(), reason };
     found.book(&context, approval, now).await.map_err(|why| error(number, why))?;
+    if args.json {
+        print::json(&context.books.applied_plans(Some(number)).await?.pop().context("it is booked, and gone again")?)?;
+        return Ok(Exit::Ok);
+    }
     print::out(&format!("change {number} is reverted: every sum is what it was before"));
     advice.iter().for_each(|line| print::out(line));
     let next = print::decided::Runs::read(&context.books, config, now).await?.next();

@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
 use crate::format::counted;
 use crate::metrics::Metrics;
-use crate::print;
+use crate::print::{self, OutputFormat};
 use crate::wiring::{self, Open};
 use crate::worker::{Kind, Kinds, RunOutcome, ValidatedPayload};
 
@@ -83,23 +83,40 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         }
         EnforceBudgets::KIND => enforce(&context, Mode::of(dry), now).await,
         CheckMonths::KIND if !json => check_months(&payload, &context, now).await,
-        _ => here(&kind, payload, context, now).await,
+        _ => here((&kind, payload), OutputFormat::of(json), context, now).await,
     }
 }
 
-/// Runs any job, and prints its report as JSON.
-async fn here(kind: &Kind, payload: String, context: Context, now: Timestamp) -> anyhow::Result<Exit> {
+/// Runs any job, and prints what its report says, or the report.
+async fn here(
+    (kind, payload): (&Kind, String),
+    format: OutputFormat,
+    context: Context,
+    now: Timestamp,
+) -> anyhow::Result<Exit> {
     let (metrics, books) = (Metrics::new(&[kind.name])?, context.books.clone());
     match kind.run(payload, context, now, metrics).await.counted(books.traffic()) {
         RunOutcome::Report { report, attention } => {
-            print::json(&serde_json::from_str::<Value>(&report)?)?;
+            let value = serde_json::from_str::<Value>(&report)?;
+            match value.get("sentence").and_then(Value::as_str).filter(|_| format == OutputFormat::Text) {
+                None => print::json(&value)?,
+                Some(sentence) => {
+                    print::out(&format!("{}: {sentence}", kind.name));
+                    if attention {
+                        // all that is known, for whoever must act
+                        print::json(&value)?;
+                    }
+                    print::cost(&books);
+                }
+            }
             Ok(if attention { Exit::NeedsAttention } else { Exit::Ok })
         }
         RunOutcome::Failed(failure) => {
-            print::err(format_args!("{} failed{}: {:#}", kind.name, failure::advice(&failure), failure.error()));
-            Ok(Exit::Failed)
+            anyhow::bail!("{} failed{}: {:#}", kind.name, failure::advice(&failure), failure.error())
         }
-        RunOutcome::HandedBack | RunOutcome::Cancelled | RunOutcome::Lost => Ok(Exit::Failed),
+        RunOutcome::HandedBack | RunOutcome::Cancelled | RunOutcome::Lost => {
+            anyhow::bail!("{} was stopped before its end", kind.name)
+        }
     }
 }
 
@@ -131,7 +148,7 @@ fn show_rolled(report: &RollPeriodsReport, now: Timestamp) {
         return;
     }
     print::out(&format!(
-        "as of {now:.0}: {} TURN count(s) {would}closed, {} period(s) {would}opened or given other bounds, for {} customer(s)",
+        "as of {now:.0}: {} TURN count(s) {would}closed, {} {would}opened or given other bounds; billing periods of {} customer(s) looked at",
         print::count(report.closed),
         print::count(report.opened),
         print::count(report.customers)

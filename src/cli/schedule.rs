@@ -2,6 +2,7 @@
 
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::config::Config;
@@ -19,8 +20,8 @@ pub(crate) struct Args {
     json: bool,
 }
 
-#[derive(Serialize)]
-struct Row {
+#[derive(JsonSchema, Serialize)]
+pub(super) struct Row {
     name: &'static str,
     enqueues: &'static str,
     cron: Vec<String>,
@@ -69,7 +70,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         };
         vec![row.name.to_owned(), row.cron.join("; "), next, last, job, row.enqueues.to_owned()]
     };
-    let titles = ["schedule", "cron (UTC)", "next", "1last", "2last job", "~enqueues"];
+    let titles = ["schedule", "3cron (UTC)", "next", "4last", "2last job", "1~enqueues"];
     print::table(&titles, rows.into_iter().map(row).collect());
     Ok(Exit::Ok)
 }

@@ -59,7 +59,11 @@ pub(super) fn exports(config: &Config, only: Option<&str>) -> anyhow::Result<Vec
     match only {
         Some(name) if names.iter().any(|n| n == name) => Ok(vec![name.to_owned()]),
         Some(name) => {
-            Err(BadUsage(format!("there is no export named `{name}`; configured: {}", names.join(", "))).into())
+            let known = match names.is_empty() {
+                true => "none is configured".to_owned(),
+                false => offer(name, names.iter().map(String::as_str)),
+            };
+            Err(BadUsage(format!("there is no export named `{name}`; {known}")).into())
         }
         None if names.is_empty() => {
             let why = "no export is configured; `meter init` finds one, or add one to meter.toml:\n\n  [[exports]]\n  name = \"main\"\n  location = \"s3://bucket/prefix\"   # or a local folder";

@@ -10,6 +10,7 @@ use books::units::calendar::Day;
 use books::units::quantity::Quantity;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{actor, select};
@@ -38,8 +39,8 @@ pub(crate) struct Args {
 }
 
 /// What is printed as JSON.
-#[derive(Debug, Serialize)]
-struct SharedBucketJson {
+#[derive(Debug, JsonSchema, Serialize)]
+pub(super) struct SharedBucketJson {
     bucket: String,
     from: Day,
     to: Day,
@@ -48,7 +49,7 @@ struct SharedBucketJson {
     billed: Vec<BookedShare>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct DayJson {
     day: Day,
     source: ReportSource,
@@ -58,7 +59,7 @@ struct DayJson {
     weights: Vec<WeightJson>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct WeightJson {
     measure: Measure,
     /// S3's storage class.

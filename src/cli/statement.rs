@@ -1,12 +1,13 @@
 //! `meter statement`: a billing period as the customer reads it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
 use super::billing_period::BillingPeriod;
-use super::{known_customer, whole_file};
+use super::known_customer;
+use super::whole_file::{self, Readers};
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
 use crate::print::{self, statement as tables};
@@ -38,7 +39,7 @@ pub(crate) struct Args {
     /// The customer's id
     customer: String,
     /// The billing period that begins in this month or on this day [default: the newest one]
-    #[arg(long, value_name = "YYYY-MM[-DD]")]
+    #[arg(long, alias = "month", value_name = "YYYY-MM[-DD]")]
     period: Option<BillingPeriod>,
     #[command(flatten)]
     form: Form,
@@ -66,9 +67,9 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     };
     let Form { html, csv, json, link } = args.form;
     match html {
-        Some(file) if file == Path::new("-") => print::lines(&ui::statement(&found)),
+        Some(file) if whole_file::is_stdout(&file) => print::lines(&ui::statement(&found)),
         Some(file) => {
-            whole_file::write(&file, &ui::statement(&found))?;
+            whole_file::write(&file, &ui::statement(&found), Readers::Usual)?;
             print::out(&format!("{} written", file.display()));
         }
         None if json => print::json(&found)?,

@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::exit::Exit;
 use crate::format::{ago, percent_of, span};
 use crate::health::{NO_BILL, NO_WEBHOOK, Overview, Severity, StatsCollector};
-use crate::print::{self, Mark};
+use crate::print::{self, Mark, WithUnits};
 use crate::queue::{JobState, WorkerState};
 use crate::ui::about;
 use crate::worker::{Kinds, schedule};
@@ -24,7 +24,7 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let overview = StatsCollector::new(config, Kinds::all().names(), schedule::kinds(config)).read(now).await?;
     if args.json {
-        print::json(&overview)?;
+        print::json(&WithUnits::new(&overview, config))?;
     } else {
         show(&overview, config, now);
     }
@@ -38,9 +38,9 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
 /// What is expected by the end of the month.
 fn by_end(of: &MeterForecast) -> String {
     let tried = &of.accuracy.as_a_whole;
-    let bound = of.forecast.p90.map_or(String::new(), |p90| format!(", P90 {}", about(p90)));
+    let bound = of.forecast.p90.map_or(String::new(), |p90| format!("; in nine of ten months at most {}", about(p90)));
     let error = tried.error().map_or(String::new(), |error| format!(", error {}", percent_of(Some(error))));
-    format!(", about {} by its end (P50{bound}; {}{error})", about(of.forecast.p50), tried.used.words())
+    format!(", about {} by its end (by the {}{error}{bound})", about(of.forecast.p50), tried.used.words())
 }
 
 fn show(s: &Overview, config: &Config, now: Timestamp) {
@@ -67,7 +67,7 @@ fn show(s: &Overview, config: &Config, now: Timestamp) {
         line(
             "bill",
             format!(
-                "{} {}: {made}{up_to}; {rows}, {} unrecognised{on_hold}",
+                "{} {}: {made}{up_to}; {rows}; {} unrecognised with the month before{on_hold}",
                 bill.payer,
                 bill.month,
                 print::count(unrecognised)
@@ -98,9 +98,9 @@ fn show(s: &Overview, config: &Config, now: Timestamp) {
             format!(
                 "{}: {} {unit} in {} day(s), {} without a customer{by_end}",
                 month.meter,
-                print::quantity(total),
+                print::readable(total),
                 month.days,
-                print::quantity(month.unattributed)
+                print::readable(month.unattributed)
             ),
         );
     }
@@ -118,7 +118,7 @@ fn show(s: &Overview, config: &Config, now: Timestamp) {
         line(
             "limits",
             format!(
-                "{meter}: {} blocked, {} denied, {} near the limit, {} in overage",
+                "{meter}: {} blocked, {} not in the plan, {} near the limit, {} more beyond the plan",
                 print::count(d.blocked),
                 print::count(d.denied),
                 print::count(d.near),
@@ -222,5 +222,6 @@ fn show(s: &Overview, config: &Config, now: Timestamp) {
         print::out(&format!("         {}", f.act));
     }
     print::out("");
+    print::with_same_config();
     print::out("Each has a section of that name in docs/operations.md, and at /runbook of a worker.");
 }

@@ -6,13 +6,12 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use jiff::SignedDuration;
 
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::format::{cost_of, report_summary};
 use crate::print;
-use crate::queue::{Enqueued, JobFilter, JobRow, JobState, NewJob, Queue, WorkerRow};
+use crate::queue::{Enqueued, JobFilter, JobRow, JobState, NewJob, Queue, WorkerRow, WorkerState};
 use crate::visible;
 use crate::wiring::{self, Open};
 
@@ -21,8 +20,6 @@ const POLL: Duration = Duration::from_millis(200);
 const REMOTE_POLL: Duration = Duration::from_secs(1);
 /// How often it is asked whether a worker runs, and the pause after a failed look.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// A worker that has been silent for so long does not run.
-const SILENT: SignedDuration = SignedDuration::from_secs(60);
 
 #[derive(Debug, Args)]
 pub(super) struct SubmitArgs {
@@ -43,9 +40,15 @@ pub(super) struct SubmitArgs {
 ///
 /// # Errors
 /// When no worker that takes the jobs runs for `--timeout`.
-async fn wait_for(queue: &Queue, enqueued: &[Enqueued], args: &SubmitArgs) -> anyhow::Result<Exit> {
+async fn wait_for(
+    queue: &Queue,
+    enqueued: &[Enqueued],
+    args: &SubmitArgs,
+    silent_after: Duration,
+) -> anyhow::Result<Exit> {
     let filter = JobFilter { ids: enqueued.iter().map(|e| e.id.clone()).collect(), ..JobFilter::default() };
     let count = u32::try_from(enqueued.len())?;
+    print::end_wait();
     let bar = bar(enqueued.len());
     let poll = if queue.database().is_local() { POLL } else { REMOTE_POLL };
     let (mut next_look, mut alone_since) = (Instant::now(), None);
@@ -72,7 +75,7 @@ async fn wait_for(queue: &Queue, enqueued: &[Enqueued], args: &SubmitArgs) -> an
         let expired = args.timeout > 0 && alone_since.is_some_and(|since: Instant| since.elapsed() >= patience);
         if next_look <= Instant::now() || expired {
             next_look = Instant::now() + PATIENCE;
-            match without_worker(queue, &rows).await? {
+            match without_worker(queue, &rows, silent_after).await? {
                 None => alone_since = None,
                 Some(why) if expired => bail!(
                     "waited {} s, and {why}; the jobs stay in the queue: start a worker with `meter work`, and see \
@@ -115,13 +118,14 @@ async fn wait_for(queue: &Queue, enqueued: &[Enqueued], args: &SubmitArgs) -> an
 
 /// Why no running worker can take one of the jobs that are not finished; none when one can, or when
 /// the look failed.
-async fn without_worker(queue: &Queue, rows: &[JobRow]) -> anyhow::Result<Option<String>> {
+async fn without_worker(queue: &Queue, rows: &[JobRow], silent_after: Duration) -> anyhow::Result<Option<String>> {
     let workers = match queue.workers().await {
         Ok(workers) => workers,
         Err(error) if error.is_retryable() => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let alive = |w: &&WorkerRow| w.state == "working" && queue.now().duration_since(w.seen_at) < SILENT;
+    let now = queue.now();
+    let alive = |w: &&WorkerRow| w.state_at(now, silent_after) == Some(WorkerState::Working);
     let alive: Vec<&WorkerRow> = workers.iter().filter(alive).collect();
     let mut open = rows.iter().filter(|row| !row.state.is_final() && row.state != JobState::Running).peekable();
     if open.peek().is_none() {
@@ -170,7 +174,7 @@ pub(super) async fn submit(
     let queue = wiring::open_queue(config, Open::CREATE).await?;
     let enqueued = queue.enqueue(jobs).await?;
     if args.wait {
-        return wait_for(&queue, &enqueued, args).await;
+        return wait_for(&queue, &enqueued, args, wiring::silent_after(config)).await;
     }
     if args.json {
         print::json(&enqueued)?;
@@ -179,6 +183,14 @@ pub(super) async fn submit(
     for (job, enqueued) in jobs.iter().zip(&enqueued) {
         let what = if enqueued.new { "enqueued as job" } else { "is waiting or running already, as job" };
         print::out(&format!("{} {what} {}", name(job), enqueued.id));
+    }
+    let ids = enqueued.iter().map(|e| e.id.clone()).collect();
+    // they are in the queue, whatever becomes of this look
+    let rows = queue.list(&JobFilter { ids, ..JobFilter::default() }, u32::try_from(enqueued.len())?).await;
+    if let Ok(rows) = rows
+        && let Ok(Some(why)) = without_worker(&queue, &rows, wiring::silent_after(config)).await
+    {
+        print::out(&format!("{why}; `meter work` starts one"));
     }
     Ok(Exit::Ok)
 }

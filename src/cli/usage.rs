@@ -2,14 +2,18 @@
 
 use books::units::calendar::Month;
 use books::units::quantity::Quantity;
+use books::usage::ledger::Usage;
 use jiff::Timestamp;
 
 use super::known_customer;
 use super::usage_args::UsageArgs;
 use crate::config::Config;
 use crate::exit::Exit;
-use crate::print;
+use crate::print::{self, WithUnit};
 use crate::wiring::{self, Open};
+
+/// What a customer used of a meter, on a day or in the month.
+pub(super) type UsageLine = WithUnit<Usage>;
 
 pub(crate) async fn run(args: UsageArgs, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let books = wiring::open_books(config, Open::EXISTING).await?;
@@ -20,7 +24,18 @@ pub(crate) async fn run(args: UsageArgs, config: &Config, now: Timestamp) -> any
         known_customer::require_or_usage(&books, customer).await?;
     }
     if args.json {
-        print::json(&usage)?;
+        let line = |of: Usage| UsageLine::new(of.clone(), &of.meter, &config.units());
+        print::json(&usage.into_iter().map(line).collect::<Vec<_>>())?;
+        return Ok(Exit::Ok);
+    }
+    let units = config.units();
+    if args.csv {
+        let titles = ["customer", "known", "day", "meter", "quantity", "unit"];
+        let row = |of: &Usage| {
+            let (day, unit) = (of.day.clone().unwrap_or_default(), units.get(&of.meter).cloned().unwrap_or_default());
+            vec![of.customer.clone(), of.known.to_string(), day, of.meter.clone(), of.quantity.to_string(), unit]
+        };
+        print::csv(&titles, usage.iter().map(row))?;
         return Ok(Exit::Ok);
     }
     if usage.is_empty() {
@@ -33,8 +48,8 @@ pub(crate) async fn run(args: UsageArgs, config: &Config, now: Timestamp) -> any
         .iter()
         .map(|u| {
             let first = u.day.clone().unwrap_or_else(|| print::customer(&u.customer).to_owned());
-            let note = if u.customer.is_empty() || u.known { "" } else { "unknown customer" };
-            vec![first, u.meter.clone(), print::quantity(u.quantity), unit(&u.meter).to_owned(), note.to_owned()]
+            let note = if u.customer.is_empty() || u.known { "" } else { "unknown" };
+            vec![first, u.meter.clone(), print::readable(u.quantity), unit(&u.meter).to_owned(), note.to_owned()]
         })
         .collect();
     let mut meters: Vec<&str> = usage.iter().map(|u| u.meter.as_str()).collect();
@@ -42,8 +57,12 @@ pub(crate) async fn run(args: UsageArgs, config: &Config, now: Timestamp) -> any
     meters.dedup();
     for meter in meters {
         let sum: Quantity = usage.iter().filter(|u| u.meter == meter).map(|u| u.quantity).sum();
-        rows.push(vec!["total".into(), meter.into(), print::quantity(sum), unit(meter).into(), String::new()]);
+        rows.push(vec!["total".into(), meter.into(), print::readable(sum), unit(meter).into(), String::new()]);
     }
-    print::table(&[if by_day { "day" } else { "customer" }, "meter", ">quantity", "unit", "~"], rows);
+    print::out(&format!("usage of {month} (UTC), as booked"));
+    print::table(&[if by_day { "day" } else { "#customer" }, "meter", ">quantity", "unit", "~"], rows);
+    if usage.iter().any(|of| !of.customer.is_empty() && !of.known) {
+        print::out("unknown: the books have no customer with this id (`meter customer add`, `meter customer import`)");
+    }
     Ok(Exit::Ok)
 }

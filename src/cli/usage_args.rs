@@ -11,6 +11,9 @@ pub(crate) struct UsageArgs {
     #[arg(long, value_name = "YYYY-MM")]
     pub(super) month: Option<Month>,
     /// Print as JSON
-    #[arg(long)]
+    #[arg(long, conflicts_with = "csv")]
     pub(super) json: bool,
+    /// Print as CSV
+    #[arg(long)]
+    pub(super) csv: bool,
 }

@@ -1,7 +1,5 @@
 //! `meter workers`: the worker processes, as of their last heartbeat.
 
-use std::time::Duration;
-
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
@@ -9,7 +7,7 @@ use crate::config::Config;
 use crate::exit::Exit;
 use crate::format::ago;
 use crate::print;
-use crate::queue::WorkerRow;
+use crate::queue::{WorkerRow, WorkerState};
 use crate::wiring::{self, Open};
 
 #[derive(Debug, ClapArgs)]
@@ -34,11 +32,10 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         print::out("no worker is running; `meter work` starts one");
         return Ok(Exit::Ok);
     }
-    // an idle worker records every half a minute that it is alive
-    let lease = Duration::from_secs(u64::from(config.queue.lease_seconds).max(60));
+    let silent_after = wiring::silent_after(config);
     let row = |w: WorkerRow| {
-        let silent = Duration::try_from(now.duration_since(w.seen_at)).unwrap_or_default();
-        let state = if w.state != "stopped" && silent > lease { format!("{}, but silent", w.state) } else { w.state };
+        let is_silent = w.state_at(now, silent_after) == Some(WorkerState::Silent);
+        let state = if is_silent { format!("{}, but silent", w.state) } else { w.state };
         let load = format!("{} of {}", w.running, w.concurrency);
         vec![w.id, w.version, state, load, ago(w.seen_at, now), ago(w.started_at, now), w.kinds.join(", ")]
     };

@@ -1,5 +1,6 @@
 //! The section `database`.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::raw::Step;
@@ -26,7 +27,7 @@ pub struct DatabaseConfig {
 }
 
 /// Rows that the plan of a remote database includes in a month; left out = not watched.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RowsQuota {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,7 +68,8 @@ impl DatabaseConfig {
 pub(crate) fn database_fault(url: &str, variable: &str) -> Option<String> {
     let (scheme, rest) = url.split_once("://").unwrap_or(("file", url));
     let why = match scheme {
-        "file" if rest.is_empty() || rest.starts_with(":memory:") => "it names no file; the books would be lost",
+        "file" if rest.trim().is_empty() || rest.starts_with(":memory:") => "it names no file; the books would be lost",
+        "file" if rest.contains(char::is_control) => "it has a character that no path should have, such as a line end",
         // whole, the text may have a token in it
         "file" if ["libsql:", "https:", "http:"].iter().any(|scheme| rest.starts_with(scheme)) => {
             "it looks like an address without `//`"

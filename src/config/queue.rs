@@ -3,6 +3,7 @@
 use books::units::similar::offer;
 use std::collections::BTreeMap;
 use std::str::FromStr;
+use std::time::Duration;
 
 use croner::Cron;
 use jiff::civil::DateTime;
@@ -28,6 +29,14 @@ pub struct QueueConfig {
     pub keep_dead_days: u16,
     /// The most jobs of a kind that one process runs at once; left out: the default of the kind.
     pub max_concurrent: BTreeMap<String, u16>,
+}
+
+impl QueueConfig {
+    /// A worker without a heartbeat for longer does not run: a busy one has one each quarter of a
+    /// lease, an idle one each half a minute.
+    pub fn silent_after(&self) -> Duration {
+        Duration::from_secs(u64::from(self.lease_seconds).max(60))
+    }
 }
 
 impl Default for QueueConfig {

@@ -78,6 +78,10 @@ pub(crate) struct Raw {
     variables: BTreeMap<String, String>,
     /// What did not fit and was taken out.
     taken: Taken,
+    /// What was missing and was filled in.
+    filled: Vec<Vec<Step>>,
+    /// Begins the names that were filled in; nothing else has it.
+    filler: String,
 }
 
 impl Raw {
@@ -95,8 +99,7 @@ impl Raw {
                 ConfigError(vec![format!("{}: it cannot be read: {}", visible::path(path), wording::of_io(&e))])
             })?,
         };
-        let mut raw =
-            Self { file: found, text, table: toml::Table::new(), variables: BTreeMap::new(), taken: Taken::default() };
+        let mut raw = Self::unread(found, text);
         raw.parse()?;
         for (section, key, variable) in secret_keys {
             if raw.table.get(section).and_then(|d| d.get(key)).is_some() {
@@ -125,15 +128,14 @@ impl Raw {
     /// # Errors
     /// It is no TOML.
     pub(crate) fn of_text(file: &Path, text: String) -> Result<Self, ConfigError> {
-        let mut raw = Self {
-            file: Some(file.into()),
-            text,
-            table: toml::Table::new(),
-            variables: BTreeMap::new(),
-            taken: Taken::default(),
-        };
+        let mut raw = Self::unread(Some(file.into()), text);
         raw.parse()?;
         Ok(raw)
+    }
+
+    fn unread(file: Option<PathBuf>, text: String) -> Self {
+        let (table, variables) = (toml::Table::new(), BTreeMap::new());
+        Self { file, text, table, variables, taken: Taken::default(), filled: vec![], filler: "missing_value_".into() }
     }
 
     fn parse(&mut self) -> Result<(), ConfigError> {
@@ -171,6 +173,10 @@ impl Raw {
     pub(crate) fn extract<T: DeserializeOwned + Default>(&mut self, faults: &mut Vec<String>) -> T {
         let mut table = self.table.clone();
         let mut taken = std::mem::take(&mut self.taken);
+        let everything = format!("{:?}{}", self.file, self.table);
+        while everything.contains(&self.filler) {
+            self.filler.push('_');
+        }
         loop {
             let error = match serde_path_to_error::deserialize::<_, T>(toml::Value::Table(table.clone())) {
                 Ok(config) => {
@@ -180,7 +186,7 @@ impl Raw {
                 Err(error) => error,
             };
             let why = error.inner().message().lines().next().unwrap_or_default().to_owned();
-            let mut path: Vec<Step> = error.path().iter().filter_map(Step::from_segment).collect();
+            let mut path = steps(error.path());
             if let Some(field) = quoted(&why, "unknown field ")
                 && path.last() != Some(&Step::Key(field.clone()))
             {
@@ -188,10 +194,27 @@ impl Raw {
             }
             let missing = quoted(&why, "missing field ").map(|field| [&path[..], &[Step::Key(field)]].concat());
             let original = taken.original(&path);
-            // a field that was taken out because its value was wrong is missing now, which is no
-            // news
-            if !missing.is_some_and(|field| taken.has(&taken.original(&field))) {
-                faults.push(self.fault(&original, &wording::of_serde(&why)));
+            // a field that was taken out because its value was wrong is missing now, and a value
+            // that was filled in is nobody's: both are no news
+            let is_news = |field: &Vec<Step>| !taken.has(&taken.original(field));
+            if missing.as_ref().is_none_or(is_news) && !self.filled.contains(&path) {
+                let mut why = wording::of_serde(&why);
+                // a secret may be a variable's, or stand one level too high
+                let is_variable = self.variables.contains_key(&path_text(&original));
+                if let Some((wanted, found)) = why.split_once(", and this is ") {
+                    let is_text = found.starts_with("the text ");
+                    let is_above = wanted.starts_with("a section") || is_variable && wanted.starts_with("a list");
+                    if is_above || is_text && is_variable {
+                        let kind = if is_text { "a text" } else { "something else" };
+                        why = format!("{wanted}, and this is {kind}");
+                    }
+                }
+                faults.push(self.fault(&original, &why));
+            }
+            let number = self.filled.len();
+            if let Some(field) = missing.filter(|field| fill::<T>(&mut table, field, &self.filler, number)) {
+                self.filled.push(field);
+                continue;
             }
             while !path.is_empty() && !remove(&mut table, &path) {
                 path.pop();
@@ -201,6 +224,25 @@ impl Raw {
             }
             taken.note(taken.original(&path));
         }
+    }
+
+    /// Whether a field was missing, and has another value now.
+    pub(crate) fn is_filled(&self, path: &[Step]) -> bool {
+        self.filled.iter().any(|filled| filled == path)
+    }
+
+    /// A later fault with the place of an entry instead of the name that was filled in; none of a
+    /// fault of another value that was.
+    pub(crate) fn said(&self, mut fault: String) -> Option<String> {
+        for (number, path) in self.filled.iter().enumerate() {
+            if let Some((Step::Key(key), entry)) = path.split_last()
+                && key == "name"
+            {
+                let place = path_text(&self.taken.original(entry));
+                fault = fault.replace(&format!("`{}{number}`", self.filler), &place);
+            }
+        }
+        (!fault.contains(&self.filler)).then_some(fault)
     }
 
     /// How many entries a list has in the file; none without such a list.
@@ -317,6 +359,39 @@ impl Taken {
         }
         original
     }
+}
+
+fn steps(path: &serde_path_to_error::Path) -> Vec<Step> {
+    path.iter().filter_map(Step::from_segment).collect()
+}
+
+/// Puts a value in the place of a missing field, so that the rest of its section is checked, too.
+/// False when none fits.
+fn fill<T: DeserializeOwned>(table: &mut toml::Table, field: &[Step], filler: &str, number: usize) -> bool {
+    let Some((Step::Key(name), parent)) = field.split_last() else { return false };
+    let text = |text: &str| toml::Value::String(text.to_owned());
+    let name_of_it = text(&format!("{filler}{number}"));
+    // no two are the same
+    let instant = format!("2000-01-01T00:{:02}:{:02}Z", number / 60 % 60, number % 60);
+    let list = toml::Value::Array(vec![name_of_it.clone()]);
+    let section = toml::Value::Table(toml::Table::new());
+    let texts = ["USD", "1", &instant].map(text);
+    for value in [name_of_it, list].into_iter().chain(texts).chain([toml::Value::Integer(1), section]) {
+        let mut tried = toml::Value::Table(table.clone());
+        let at = parent.iter().try_fold(&mut tried, |below, step| match step {
+            Step::Key(key) => below.get_mut(key),
+            Step::Place(place) => below.get_mut(*place),
+        });
+        let Some(toml::Value::Table(at)) = at else { return false };
+        at.insert(name.clone(), value);
+        let toml::Value::Table(tried) = tried else { return false };
+        let read = serde_path_to_error::deserialize::<_, T>(toml::Value::Table(tried.clone()));
+        if !read.is_err_and(|error| steps(error.path()).starts_with(field)) {
+            *table = tried;
+            return true;
+        }
+    }
+    false
 }
 
 /// Takes a value out; true when it was there.

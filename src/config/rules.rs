@@ -270,7 +270,16 @@ impl Config {
             RulesError::Overlap { first, second, product, usage_type } => {
                 return self.overlap(first, second, &format!("usage type `{usage_type}` of product `{product}`"));
             }
-            _ => vec![Step::Key("meters".into())],
+            // of two with one name, the second is one too many
+            RulesError::Name(name)
+            | RulesError::Empty(name, _)
+            | RulesError::Factor(name, _)
+            | RulesError::Twice(name) => {
+                let at = self.meters.iter().rposition(|meter| meter.name == *name);
+                let origin = at.and_then(|at| self.meter_origin(at).place());
+                [Step::Key("meters".into())].into_iter().chain(origin.map(Step::Place)).collect()
+            }
+            RulesError::TooMany(_) => vec![Step::Key("meters".into())],
         };
         (place, why.to_string())
     }

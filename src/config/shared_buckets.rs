@@ -175,6 +175,10 @@ impl SharedBucketConfig {
             if report.endpoint.as_deref().is_some_and(|endpoint| !is_plain_address(endpoint)) {
                 faults.push((vec![key, "endpoint"], ADDRESS_FAULT.to_owned()));
             }
+            let endpoint = report.endpoint.as_deref();
+            if let Some(why) = report.region.as_deref().and_then(|region| Config::region_fault(region, endpoint)) {
+                faults.push((vec![key, "region"], why));
+            }
         }
         faults
     }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::raw::Step;
 use super::secret::Secret;
+use super::{ADDRESS_FAULT, is_plain_address};
 
 /// The variable of Stripe's secret key.
 pub(crate) const KEY_VARIABLE: &str = "METER_STRIPE__KEY";
@@ -132,7 +133,8 @@ impl StripeConfig {
             }
         }
         match reqwest::Url::parse(&self.url) {
-            Ok(url) if matches!(url.scheme(), "https" | "http") && url.host_str().is_some_and(|h| !h.is_empty()) => {
+            Ok(_) if !is_plain_address(&self.url) => fault(&["url"], ADDRESS_FAULT.to_owned()),
+            Ok(url) => {
                 let is_here = url.host_str().is_some_and(|h| matches!(h, "localhost" | "127.0.0.1" | "[::1]"));
                 if url.scheme() == "http" && !is_here {
                     fault(&["url"], "a key is not sent in clear over a network: write https://".into());

@@ -99,14 +99,23 @@ pub(super) fn run(args: &Generate, config: &Config, now: Timestamp) -> anyhow::R
     }
     if let Some(name) = &args.bucket {
         let prefix = args.prefix.trim_matches('/');
-        print::out(&format!("in a bucket: `aws s3 sync {} s3://{name}`, or an S3 server on the", root.display()));
-        print::out(&format!(
-            "folder {}; without one: `meter init --bucket {}/{prefix}`",
-            args.folder.display(),
-            root.display()
-        ));
+        print::out("Into a bucket, or a server of S3's on this machine with --endpoint-url:");
+        print::out(&format!("  aws s3 sync {} s3://{name}", root.display()));
+        print::out("Without one:");
+        let tag = args.tag.as_ref().map_or(String::new(), |tag| format!(" --tag {tag}"));
+        print::out(&format!("  meter init --bucket {}/{prefix}{tag}", as_folder(&root)));
     }
     Ok(Exit::Ok)
+}
+
+/// As `meter init` takes a folder.
+fn as_folder(path: &Path) -> String {
+    let shown = path.display();
+    if path.is_absolute() || path.starts_with(".") || path.starts_with("..") {
+        shown.to_string()
+    } else {
+        format!("./{shown}")
+    }
 }
 
 /// The folder that stands for the bucket, once bucket and prefix are what S3 could have.

@@ -26,9 +26,14 @@ const ATTENDEES: i64 = 50;
 /// The meeting began so long ago, so that the demo need not wait for its block.
 const AGO: SignedDuration = SignedDuration::from_secs(60);
 
+/// When the meeting began: in the month of `now`.
+pub(super) fn began(now: Timestamp) -> anyhow::Result<Timestamp> {
+    Ok(now.checked_sub(AGO)?.max(Month::of(now).previous().last_day().end()))
+}
+
 pub(super) async fn block(context: &Context, now: Timestamp) -> anyhow::Result<()> {
     step(14, "A meeting reaches its budget, and is blocked before AWS bills it");
-    let began = now.checked_sub(AGO)?.max(Month::of(now).previous().last_day().end());
+    let began = began(now)?;
     customer_with_budget(context, now).await?;
     let e = decide(context, began).await?;
     let more = e.effective_limit.context("the budget is a limit")? - e.included;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, anyhow};
 use books::stripe::comparison::ComparisonFilter;
 use books::units::calendar::Month;
+use books::units::money::{Currency, charge};
 use books::units::quantity::Quantity;
 use fake_stripe::{FakeStripe, Fault, InvoiceLine, Options, Subscription};
 use jiff::{SignedDuration, Timestamp};
@@ -34,6 +35,8 @@ const EVENT: &str = "demo_chime_milliminutes";
 const SUBSCRIBERS: usize = 3;
 /// Stripe counts thousandths of a minute.
 const PER_UNIT: i64 = 1000;
+/// Of a minute, in USD.
+const PRICE: &str = "0.01";
 
 /// The meter in Stripe of the demo's meter.
 pub(super) fn meters() -> BTreeMap<String, StripeMeterConfig> {
@@ -106,7 +109,7 @@ async fn pushed(context: &Context, now: Timestamp) -> anyhow::Result<PushReport>
     let mut rows = vec![];
     for event in &report.events {
         let minutes = Quantity::of_stripe(event.value, PER_UNIT.into());
-        let cost = two_decimals(at_price(minutes)?);
+        let cost = two_decimals(charged(event.value)?);
         rows.push(vec![event.customer.clone(), print::quantity(minutes), event.value.to_string(), cost]);
     }
     if !rows.is_empty() {
@@ -117,11 +120,21 @@ async fn pushed(context: &Context, now: Timestamp) -> anyhow::Result<PushReport>
     Ok(report)
 }
 
-/// Minutes of planned events, and what they cost.
+/// What an event adds to an invoice, at the price of the demo's plan, in whole cents as Stripe
+/// rounds them.
+fn charged(value: i64) -> anyhow::Result<Quantity> {
+    let (price, usd) = (PRICE.parse()?, "USD".parse::<Currency>()?);
+    Ok(usd.major(charge(value, PER_UNIT.into(), price, usd).context("an amount of cents")?))
+}
+
+/// Minutes of planned events, and what they cost: the sum of lines in whole cents, as on invoices.
 fn planned(report: &PushReport) -> anyhow::Result<(Quantity, Quantity)> {
-    let value = report.events.iter().map(|event| event.value).sum();
-    let minutes = Quantity::of_stripe(value, PER_UNIT.into());
-    Ok((minutes, at_price(minutes)?))
+    let (mut minutes, mut cost) = (Quantity::ZERO, Quantity::ZERO);
+    for event in &report.events {
+        minutes += Quantity::of_stripe(event.value, PER_UNIT.into());
+        cost += charged(event.value)?;
+    }
+    Ok((minutes, cost))
 }
 
 fn customer_id(customer: &str) -> String {

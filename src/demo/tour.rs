@@ -96,8 +96,10 @@ pub(super) async fn run(folder: &Path, now: Timestamp) -> anyhow::Result<(Config
     shared::read(&context, now).await?;
     shared::show(&ingest(job(), &context, now).await?);
 
-    let (who, included) = plan(&context, month, now).await?;
-    budget::show(&context, (&who, included), now).await?;
+    // no decision lies behind an earlier one
+    let began = meeting::began(now)?;
+    let (who, included) = plan(&context, month, began).await?;
+    budget::show(&context, (&who, included), began).await?;
 
     let restate = async || -> anyhow::Result<()> {
         fake_aws::write(&bucket, &Spec { restated: 2, ..spec })?;
@@ -173,7 +175,7 @@ fn entries(n: usize) -> String {
 
 /// What a customer pays.
 fn paid(invoice: &Bills) -> String {
-    let amounts = invoice.bills.iter().filter_map(|bill| Some(bill.currency.written(bill.amount_minor?)));
+    let amounts = invoice.bills.iter().filter_map(|bill| Some(bill.amount?.written()));
     amounts.map(|amount| format!("{amount} USD")).collect::<Vec<_>>().join(", ")
 }
 
@@ -225,8 +227,11 @@ fn bill(report: &IngestReport, config: &Config) {
         print::out(&format!("counted by no meter: {amount} {} of {}", line.unit, line.product));
     }
     let minutes = print::quantity(total(report, MINUTES));
-    result(&format!("{minutes} minutes are booked. AWS charges {} for all of it.", usd(charges(report))));
+    result(&format!("{minutes} minutes are booked. For all meters AWS charges {}.", usd(charges(report))));
 }
+
+/// Customers that are named.
+const SHOWN: usize = 3;
 
 /// Shows the customers who used most, and usage that is no customer's.
 fn customers(usage: &[Usage], charges: &[BookedCost]) {
@@ -239,7 +244,7 @@ fn customers(usage: &[Usage], charges: &[BookedCost]) {
     let mut minutes: Vec<&Usage> = usage.iter().filter(|u| u.meter == MINUTES).collect();
     minutes.sort_by_key(|u| std::cmp::Reverse(u.quantity));
     let unknown = minutes.iter().filter(|u| !u.known);
-    let shown = minutes.iter().filter(|u| u.known).take(3).chain(unknown);
+    let shown = minutes.iter().filter(|u| u.known).take(SHOWN).chain(unknown);
     let row = |u: &&Usage| {
         let note = if u.known || u.customer.is_empty() { "" } else { "no customer row yet" };
         vec![
@@ -250,14 +255,29 @@ fn customers(usage: &[Usage], charges: &[BookedCost]) {
             note.to_owned(),
         ]
     };
-    print::table(&["customer", ">minutes", ">GB-months", ">AWS's USD", ""], shown.map(row).collect());
+    let mut rows: Vec<Vec<String>> = shown.map(row).collect();
+    let others: Vec<&&Usage> = minutes.iter().filter(|u| u.known).skip(SHOWN).collect();
+    if !others.is_empty() {
+        let of_others = |of: &dyn Fn(&str) -> Quantity| others.iter().map(|u| of(&u.customer)).sum::<Quantity>();
+        rows.insert(
+            SHOWN,
+            vec![
+                format!("{} others", print::count(others.len())),
+                print::rounded(others.iter().map(|u| u.quantity).sum(), 2),
+                print::rounded(of_others(&storage), 2),
+                two_decimals(of_others(&cost)),
+                String::new(),
+            ],
+        );
+    }
+    print::table(&["customer", ">minutes", ">GB-months", ">AWS's USD", ""], rows);
     let sum = |is_wanted: fn(&Usage) -> bool| -> Quantity {
         minutes.iter().filter(|u| is_wanted(u)).map(|u| u.quantity).sum()
     };
     let known: BTreeSet<&str> = usage.iter().filter(|u| u.known).map(|u| u.customer.as_str()).collect();
     let known = charges.iter().filter(|cost| known.contains(&*cost.customer)).map(|cost| cost.cost).sum();
     result(&format!(
-        "{} minutes are of customers, for {} at AWS. {} of unknown ids are kept for them, and {} have no tag.",
+        "{} minutes are of customers, who cost {} at AWS. {} of unknown ids are kept for them, and {} have no tag.",
         print::quantity(sum(|u| u.known)),
         usd(known),
         print::quantity(sum(|u| !u.known && !u.customer.is_empty())),

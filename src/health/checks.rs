@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use books::forecast::unusual::UnusualDay;
 use books::shared_bucket::stored::BookedShare;
-use books::units::calendar::Day;
+use books::units::calendar::{Day, Month};
 use books::usage::bill::NoteKind;
 use jiff::SignedDuration;
 use jobs::push_stripe::DeferReason;
@@ -263,8 +263,11 @@ fn bills(s: &Overview, add: &mut impl FnMut(&'static str, &str, String, &str)) {
         }
         if let Some(lines) = bill.lines.get("unrecognised").filter(|n| **n > 0) {
             let (lines, are) = (several(*lines, "line"), verb(*lines, "is", "are"));
-            let what = format!("{lines} of payer {payer}'s bill {are} recognised by no meter and no ignore rule");
-            add("MeterUnrecognisedLines", payer, what, "meter discover");
+            let month: Option<Month> = bill.month.parse().ok();
+            let before = month.map_or(String::new(), |month| format!("; meter discover --month {}", month.previous()));
+            let what =
+                format!("{lines} of payer {payer}'s two newest bills {are} recognised by no meter and no ignore rule");
+            add("MeterUnrecognisedLines", payer, what, &format!("meter discover{before}"));
         }
         for of in &bill.notes {
             let (what, kind) = (format!("bill of payer {payer}, {}: {}", of.months(), of.note.text), of.note.kind);

@@ -21,6 +21,7 @@ use books::audit::stats::{
 use books::store::connection::Connection;
 use books::store::row_counts::{MonthRows, month_rows};
 use books::store::settings;
+use books::units::calendar::CLOCK_SKEW;
 use books::usage::months::{MonthLook, Months, looks, months};
 use books::{BooksError, Database};
 use jiff::{SignedDuration, Timestamp};
@@ -178,12 +179,12 @@ impl StatsCollector {
 
     async fn fast(&self, now: Timestamp) -> anyhow::Result<FastStats> {
         let Inner { config, kinds, .. } = &*self.0;
-        let lease = Duration::from_secs(u64::from(config.queue.lease_seconds));
+        let silent_after = config.queue.silent_after() + CLOCK_SKEW.unsigned_abs();
         let kinds: Vec<String> = kinds.iter().map(|kind| (*kind).to_owned()).collect();
         let exports: Vec<String> = config.exports.iter().map(|e| e.name.clone()).collect();
         let read = async move |c: &Connection| {
             tokio::try_join!(
-                stats(c, now, &kinds, lease),
+                stats(c, now, &kinds, silent_after),
                 last_audit(c),
                 books_stats(c, now),
                 amounts(c),

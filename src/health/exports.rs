@@ -4,6 +4,7 @@
 use books::units::calendar::Month;
 use books::usage::months::{Found, MonthLook, MonthState, Months, PayerMonths};
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::config::ExportConfig;
@@ -11,7 +12,7 @@ use crate::format::{ago, span};
 use crate::queue::{IngestRuns, LastEnd};
 
 /// An export.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct ExportHealth {
     pub export: String,
     pub payer: String,
@@ -32,7 +33,7 @@ pub struct ExportHealth {
 }
 
 /// A month that is over and needs a reading.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct MonthGap {
     pub month: Month,
     #[serde(flatten)]
@@ -40,7 +41,7 @@ pub struct MonthGap {
 }
 
 /// Why a month needs a reading.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "snake_case", tag = "gap")]
 pub enum Gap {
     /// It lies between booked months, or after them, and was never read.
@@ -185,7 +186,7 @@ impl ExportHealth {
         let name = &self.export;
         let (why, act) = match (&self.last_end, working_since) {
             (Some(LastEnd { reason: Some(reason), .. }), _) => {
-                let last = self.last_end.as_ref().and_then(LastEnd::at);
+                let last = self.last_end.as_ref().and_then(|end| end.at);
                 let when = last.map_or(" and will be tried again".to_owned(), |at| format!(" {}", ago(at, now)));
                 (
                     format!("the newest reading failed{when}: {reason}"),
@@ -193,7 +194,7 @@ impl ExportHealth {
                 )
             }
             (Some(end), _) => {
-                let when = end.at().map_or(String::new(), |at| format!(" {}", ago(at, now)));
+                let when = end.at.map_or(String::new(), |at| format!(" {}", ago(at, now)));
                 (format!("the newest reading found no bill{when}"), "meter doctor")
             }
             (None, Some(since)) => (

@@ -9,6 +9,7 @@ use books::shared_bucket::stored::BookedShare;
 use books::store::row_counts::MonthRows;
 use books::units::quantity::Quantity;
 use jiff::{SignedDuration, Timestamp};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::exports::ExportHealth;
@@ -16,7 +17,7 @@ use crate::config::RowsQuota;
 use crate::queue::{JobState, QueueStats, WorkerState};
 
 /// One reading of everything.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct Overview {
     pub at: Timestamp,
     #[serde(skip)]
@@ -177,7 +178,7 @@ impl RowUse {
 }
 
 /// Where billed usage goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BillingMode {
     /// No meter is billed.
@@ -215,7 +216,7 @@ impl BillingMode {
 }
 
 /// How bad a finding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// The books are wrong, or no work is done.
@@ -235,7 +236,7 @@ impl Severity {
 }
 
 /// Something that needs attention.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct Finding {
     pub severity: Severity,
     /// The name of the alert and of its section in the runbook: `MeterBillStale`.

@@ -278,9 +278,9 @@ fn forecasts(board: &Board, overview: &Overview, meters: &[String]) -> prometheu
         }
         // before a month could be tried, a forecast is worth nothing
         board.set("meter_forecast_error_ratio", &[meter], of.accuracy.as_a_whole.error().unwrap_or(Decimal::ONE))?;
-        if let Some((bill, currency)) = forecast.bill.as_ref().and_then(|of| Some((of, of.currency.parse().ok()?))) {
-            let written = Currency::written(currency, bill.p50_minor);
-            board.set("meter_forecast_bill_money", &[meter, &bill.currency], written)?;
+        if let Some(bill) = &forecast.bill {
+            let currency = bill.p50.currency.to_string();
+            board.set("meter_forecast_bill_money", &[meter, &currency], bill.p50.written())?;
         }
     }
     Ok(())

@@ -4,13 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rust_decimal::Decimal;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The only form that AWS writes.
 const FORMAT: &str = "v1.0";
 
 /// What an offer costs on demand.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub(crate) struct OfferList {
     pub(crate) code: String,
     pub(crate) version: String,
@@ -20,7 +21,7 @@ pub(crate) struct OfferList {
 }
 
 /// A price of a usage type.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema, Serialize)]
 pub(crate) struct ListedPrice {
     /// As in the bill, with its region prefix.
     pub(crate) usage_type: String,

@@ -7,13 +7,17 @@ use books::units::money::Currency;
 use super::reconcile::{sum, worth};
 use super::{Mark, marked, out};
 use crate::exit::Exit;
-use crate::format::count;
+use crate::format::{count, several};
 
 /// Prints every check with the places where its rule is broken, and what became of all usage.
 pub(crate) fn show(audit: &Audit) {
     for check in &audit.checks {
         let sound = check.violations.is_empty();
-        let state = if sound { (Mark::Good, "  ok    ") } else { (Mark::Wrong, "  BROKEN") };
+        let state = match (sound, check.checked) {
+            (false, _) => (Mark::Wrong, "  BROKEN"),
+            (true, 0) => (Mark::Warning, "  -     "),
+            (true, _) => (Mark::Good, "  ok    "),
+        };
         marked(state, &format!("  {} ({} checked)", check.rule, count(check.checked)));
         check.violations.iter().for_each(|v| out(&format!("          {v}")));
     }
@@ -25,6 +29,16 @@ pub(crate) fn show(audit: &Audit) {
         for line in billing(of) {
             out(&format!("  {line}"));
         }
+    }
+    let broken = audit.checks.iter().filter(|check| !check.violations.is_empty()).count();
+    let empty = audit.checks.iter().filter(|check| check.checked == 0).count();
+    let rules = several(audit.checks.len(), "rule");
+    let without = if empty == 0 { String::new() } else { format!("; {empty} of them had nothing to check yet") };
+    out("");
+    match broken {
+        0 if empty == audit.checks.len() => out("there is nothing to check yet"),
+        0 => out(&format!("{rules} checked: the books are sound{without}")),
+        _ => out(&format!("{broken} of {rules} are broken{without}")),
     }
 }
 

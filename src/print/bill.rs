@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use books::stripe::billing_target::Conservation;
-use books::units::money::Currency;
+use books::units::money::{Currency, Money};
 use books::units::quantity::Quantity;
 use jobs::push_stripe::DeferReason;
 use jobs::push_stripe::bill::{BillTotal, Bills, Correction, CustomerBill, InvoiceLine, InvoiceState, NoBill};
@@ -34,7 +34,9 @@ pub(crate) fn show(found: &Bills, view: View, units: &Units) {
     for unknown in &found.unknown {
         let why = match unknown.why {
             NoBill::UnknownPlan => "no plan has the name of its plan: `meter plan list`",
-            NoBill::PeriodsPending => "its subscription has changed, and roll_periods has not followed yet",
+            NoBill::PeriodsPending => {
+                "it is new, or its subscription has changed: `meter run roll-periods`, or a worker, follows"
+            }
         };
         out(&format!("no bill can be made for {}: {why}", customer(&unknown.customer)));
     }
@@ -66,11 +68,11 @@ fn lines(bill: &CustomerBill, units: &Units) {
             rounded(line.usage.booked, DECIMALS),
             rounded(billed(line), DECIMALS),
             line.price.map_or("-".to_owned(), |price| price.to_string()),
-            money(line.amount_minor, *currency),
+            money(line.amount),
         ]
     };
     let mut rows: Vec<Vec<String>> = bill.lines.iter().map(row).collect();
-    let total = money(bill.amount_minor, *currency);
+    let total = money(bill.amount);
     rows.push(vec!["total".into(), String::new(), String::new(), String::new(), currency.to_string(), total]);
     table(&["meter", ">included", ">used", ">billed", ">price", ">amount"], rows);
     for line in &bill.lines {
@@ -110,14 +112,14 @@ fn notes(line: &InvoiceLine, currency: Currency, unit: &str) -> Vec<String> {
     }
     if let Some(waiting) = &line.waits {
         let why = DeferReason::named(&waiting.reason).map_or("", DeferReason::words);
-        let worth = currency.written(line.waiting_minor);
+        let worth = line.waiting_worth.written();
         notes.push(format!("waiting: {} ({worth} {currency}): {why}", units(waiting.value)));
     }
     if !house.is_zero() {
-        let worth = currency.written(line.house_minor);
+        let worth = line.house_worth.written();
         notes.push(format!("house: {} ({worth} {currency}): the company pays it", quantity(house)));
     }
-    if line.amount_minor.is_none() {
+    if line.amount.is_none() {
         notes.push("the plan has no price for it: Stripe's price decides what the line costs".into());
     }
     notes
@@ -132,9 +134,9 @@ fn sums(found: &Bills) {
             customer(&bill.customer).to_owned(),
             bill.plan.clone(),
             day(bill.period_start),
-            money(bill.amount_minor, bill.currency),
-            bill.currency.written(bill.waiting_minor),
-            bill.currency.written(bill.house_minor),
+            money(bill.amount),
+            bill.waiting_worth.written(),
+            bill.house_worth.written(),
             bill.currency.to_string(),
         ]
     };
@@ -185,7 +187,7 @@ pub(crate) fn csv(found: &Bills, units: &Units) -> anyhow::Result<()> {
         "house_amount",
         "waiting_reason",
     ];
-    let mut rows = vec![TITLES.map(str::to_owned).to_vec()];
+    let mut rows = vec![];
     for (bill, line) in found.bills.iter().flat_map(|bill| bill.lines.iter().map(move |line| (bill, line))) {
         let Conservation { booked, within, billed, waiting, house, not_priced } = line.usage;
         let currency = bill.currency;
@@ -207,14 +209,14 @@ pub(crate) fn csv(found: &Bills, units: &Units) -> anyhow::Result<()> {
             corrections.to_string(),
             line.price.map_or(String::new(), |price| price.to_string()),
             currency.to_string(),
-            line.amount_minor.map_or(String::new(), |minor| currency.written(minor)),
-            currency.written(line.waiting_minor),
-            currency.written(line.house_minor),
+            line.amount.map_or(String::new(), Money::written),
+            line.waiting_worth.written(),
+            line.house_worth.written(),
             line.waits.as_ref().map_or(String::new(), |waiting| waiting.reason.clone()),
         ]);
         rows.push(row);
     }
-    super::csv(rows)
+    super::csv(&TITLES, rows)
 }
 
 /// What is billed in units of the meter.
@@ -226,8 +228,8 @@ fn units_of(line: &InvoiceLine, value: i64) -> String {
     quantity(Quantity::of_stripe(value, line.per_unit))
 }
 
-fn money(minor: Option<i64>, currency: Currency) -> String {
-    minor.map_or("Stripe's".to_owned(), |minor| currency.written(minor))
+fn money(of: Option<Money>) -> String {
+    of.map_or("Stripe's".to_owned(), Money::written)
 }
 
 fn unit<'a>(units: &'a Units, meter: &str) -> &'a str {

@@ -11,6 +11,7 @@ use jobs::job::Job;
 use super::out;
 use crate::config::Config;
 use crate::format::{ago, count, span};
+use crate::queue::{Clock, Queue, WorkerRow};
 use crate::wiring;
 use crate::worker::schedule;
 
@@ -21,6 +22,8 @@ pub(crate) struct Runs {
     pub(crate) last: Option<LastRun>,
     /// The next one of the schedule.
     next: Option<Timestamp>,
+    /// Whether a worker runs, which keeps the schedule.
+    has_worker: bool,
     pub(crate) now: Timestamp,
 }
 
@@ -28,11 +31,18 @@ impl Runs {
     pub(crate) async fn read(books: &Database, config: &Config, now: Timestamp) -> anyhow::Result<Self> {
         let table = schedule::table(config);
         let own = table.iter().find(|s| s.name == enforce_budgets::EnforceBudgets::KIND);
-        Ok(Self { last: books.last_enforcement().await?, next: own.and_then(|s| s.next(now)), now })
+        let silent_after = wiring::silent_after(config);
+        let is_alive = |of: &WorkerRow| of.runs_at(now, silent_after);
+        let has_worker = Queue::new(books.clone(), Clock::system()).workers().await?.iter().any(is_alive);
+        Ok(Self { last: books.last_enforcement().await?, next: own.and_then(|s| s.next(now)), has_worker, now })
     }
 
     fn is_late(&self) -> bool {
         self.last.as_ref().is_none_or(|last| last.is_late(self.now))
+    }
+
+    pub(crate) fn next_at(&self) -> Option<Timestamp> {
+        self.next
     }
 
     /// When decisions are made next: `the next run of enforce_budgets, due …`.
@@ -40,7 +50,13 @@ impl Runs {
         let by_hand = "`meter run enforce-budgets`";
         match (self.next, &self.last) {
             (Some(next), Some(_)) if !self.is_late() => {
-                format!("the next run of enforce_budgets, due {next} (in {})", span(next.duration_since(self.now)))
+                let due = span(next.duration_since(self.now));
+                let none = if self.has_worker {
+                    String::new()
+                } else {
+                    format!("; no worker runs now: `meter work`, or {by_hand}")
+                };
+                format!("the next run of enforce_budgets, due {next} (in {due}){none}")
             }
             (None, _) => format!("the next {by_hand}; the schedule has none"),
             (_, None) => format!("the first run of enforce_budgets: {by_hand}, or a worker (`meter work`)"),

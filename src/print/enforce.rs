@@ -1,11 +1,11 @@
 //! The report of an enforcement of budgets.
 
-use books::limits::entitlement::{Entitlement, Freshness};
+use books::limits::entitlement::{Entitlement, Freshness, Reason};
 use jiff::Timestamp;
 use jobs::enforce_budgets::{EnforceReport, EntitlementChange};
 
 use super::out;
-use crate::format::{count, money, quantity, span};
+use crate::format::{count, money, readable, span};
 
 /// Prints who is blocked or unblocked, with the figures of each decision.
 pub(crate) fn show(report: &EnforceReport, now: Timestamp) {
@@ -14,22 +14,23 @@ pub(crate) fn show(report: &EnforceReport, now: Timestamp) {
     let row = |c: &EntitlementChange| {
         let e = &c.is;
         let was = c.was.as_ref().map_or("new", answer);
-        let limit = e.effective_limit.map_or("none".to_owned(), quantity);
+        let limit = e.effective_limit.map_or("none".to_owned(), readable);
+        let is_in_plan = !matches!(e.reason, Reason::NotInPlan | Reason::UnknownPlan);
         let cost = format!("{} of {}", money(e.overage_cost_minor, &e.currency), money(e.budget_minor, &e.currency));
         vec![
             e.customer.clone(),
             e.meter.clone(),
             format!("{was} -> {}", answer(e)),
             e.reason.name().to_owned(),
-            quantity(e.used),
-            quantity(e.included),
+            readable(e.used),
+            readable(e.included),
             limit,
-            cost,
+            if is_in_plan { cost } else { "-".to_owned() },
         ]
     };
     if !report.changes.is_empty() {
         let titles =
-            ["customer", "meter", "decision", "~reason", ">used", "3>included", "2>limit", "1>overage of budget"];
+            ["#customer", "meter", "decision", "5~reason", ">used", "3>included", "4>limit", "1>overage of budget"];
         super::table(&titles, report.changes.iter().map(row).collect());
     }
     out(&format!(
@@ -46,7 +47,7 @@ pub(crate) fn show(report: &EnforceReport, now: Timestamp) {
     let reached = report.not_allowed.saturating_sub(report.not_in_plan);
     out(&format!(
         "{}: {} meter(s){not_in_plan}",
-        if report.dry_run { "would be blocked then" } else { "blocked now" },
+        if report.dry_run { "blocked then, as before or newly" } else { "blocked now" },
         count(reached)
     ));
     if report.notifications > 0 {
@@ -54,7 +55,7 @@ pub(crate) fn show(report: &EnforceReport, now: Timestamp) {
     }
     if report.not_sent > 0 {
         out(&format!(
-            "{} notification(s) are recorded as known and not sent; `meter notifications list` says why",
+            "{} notification(s) are kept and not sent; `meter notifications list` says why",
             count(report.not_sent)
         ));
     }

@@ -10,26 +10,29 @@ use books::usage::entries::{BookedEntry, BookedVersion};
 use jiff::Timestamp;
 use jobs::ingest_cur::lines::{BillLine, FoundLines};
 use rust_decimal::Decimal;
+use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::explain_share::{ExplainedShare, of_bucket};
+use super::reconcile::ReconciledPeriod;
 use super::{count, out, reconcile, several, table};
 use crate::format::{change, quantity};
 
 /// A billing period of a customer, or one day, explained.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct Explained {
     pub(crate) customer: String,
     /// Null for one day.
     pub(crate) period: Option<BegunPeriod>,
+    /// The start of the period before it, if there is one.
+    pub(crate) before: Option<Timestamp>,
     pub(crate) first: Day,
     pub(crate) last: Day,
     pub(crate) meters: Vec<ExplainedMeter>,
     pub(crate) bills: Vec<ExplainedBill>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct ExplainedMeter {
     pub(crate) meter: String,
     pub(crate) unit: String,
@@ -45,7 +48,7 @@ pub(crate) struct ExplainedMeter {
 }
 
 /// How a billing target came about, and what was sent.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct ExplainedCharge {
     /// The plan of the target; empty before it is planned.
     pub(crate) plan: String,
@@ -55,18 +58,13 @@ pub(crate) struct ExplainedCharge {
     pub(crate) event_name: String,
     pub(crate) per_unit: Decimal,
     /// As `meter reconcile --json` has it.
-    #[serde(serialize_with = "as_reconciled")]
-    pub(crate) compared: (ComparedPeriod, Value),
+    pub(crate) compared: ReconciledPeriod,
     pub(crate) deferred_because: String,
     pub(crate) events: Vec<ChargedEvent>,
 }
 
-fn as_reconciled<S: serde::Serializer>(compared: &(ComparedPeriod, Value), s: S) -> Result<S::Ok, S::Error> {
-    compared.1.serialize(s)
-}
-
 /// A booked day of a meter and bill, beside the lines of that bill.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct ReadDay {
     pub(crate) day: Day,
     pub(crate) payer: String,
@@ -85,7 +83,7 @@ pub(crate) struct ReadDay {
 }
 
 /// A version of a bill, and what was read of it again.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct ExplainedBill {
     #[serde(flatten)]
     pub(crate) version: BookedVersion,
@@ -112,7 +110,7 @@ impl Explained {
 
 /// Prints it as text.
 pub(crate) fn show(explained: &Explained, now: Timestamp) {
-    let Explained { customer, period, first, last, meters, bills } = explained;
+    let Explained { customer, period, before, first, last, meters, bills } = explained;
     out(&match period {
         Some(BegunPeriod { starts_at, ends_at, subscription, .. }) => {
             let of = subscription.as_ref().map_or("no subscription".to_owned(), |id| format!("subscription {id}"));
@@ -122,7 +120,11 @@ pub(crate) fn show(explained: &Explained, now: Timestamp) {
         None => format!("{customer} on {first}"),
     });
     if meters.is_empty() {
-        out("nothing is booked, and nothing is billed");
+        out("nothing was used in it, so there is nothing to explain");
+        if let Some(before) = before {
+            let command = format!("meter explain {customer} --period {}", before.strftime("%F"));
+            out(&format!("its invoice may carry usage of earlier periods: `meter bill {customer}`, and `{command}`"));
+        }
     }
     for meter in meters {
         out("");
@@ -150,7 +152,7 @@ pub(crate) fn show(explained: &Explained, now: Timestamp) {
 
 /// The plan, the target and the events of a meter.
 fn of_charge(meter: &ExplainedMeter, charge: &ExplainedCharge, now: Timestamp) {
-    let ExplainedCharge { plan, terms, currency, event_name, per_unit, compared: (compared, _), events, .. } = charge;
+    let ExplainedCharge { plan, terms, currency, event_name, per_unit, compared, events, .. } = charge;
     let unit = &meter.unit;
     let price = terms.and_then(|terms| terms.billed_price(&meter.meter));
     out(&match (terms, price) {
@@ -172,7 +174,7 @@ fn of_charge(meter: &ExplainedMeter, charge: &ExplainedCharge, now: Timestamp) {
         let sum = arithmetic(&compared.parts, *per_unit, compared.target, terms.map(|terms| terms.report));
         out(&format!("  target    {sum} = {} {event_name} at Stripe", group(compared.target)));
     }
-    let advance = Quantity::from_scaled(i128::from(compared.parts.advance));
+    let advance = compared.parts.in_advance();
     if !advance.is_zero() {
         out(&format!(
             "  advance   {} were used in advance; the next included amount is less by that",
@@ -200,12 +202,12 @@ fn of_charge(meter: &ExplainedMeter, charge: &ExplainedCharge, now: Timestamp) {
 impl ExplainedCharge {
     /// False for a meter of which nothing is used and nothing is billed.
     pub(crate) fn has_something(&self) -> bool {
-        let ComparedPeriod { target, deferred, parts, ledger, .. } = &self.compared.0;
+        let ComparedPeriod { target, deferred, parts, ledger, .. } = &*self.compared;
         *target != 0 || *deferred != 0 || parts.used != 0 || !ledger.is_zero() || !self.events.is_empty()
     }
 
     fn money(&self) -> Option<String> {
-        let (currency, money) = self.compared.0.money(self.per_unit)?;
+        let (currency, money) = self.compared.money(self.per_unit)?;
         (money != books::stripe::billing_target::MoneyParts::default()).then(|| reconcile::worth(currency, money))
     }
 }
@@ -393,8 +395,7 @@ const COLUMNS: [&str; 18] = [
 
 /// Prints entries, and lines if they were read, as one CSV table.
 pub(crate) fn csv(all: &[Explained]) -> anyhow::Result<()> {
-    let mut writer = csv::Writer::from_writer(vec![]);
-    writer.write_record(COLUMNS)?;
+    let mut rows: Vec<Vec<String>> = vec![];
     for explained in all {
         let customer = &explained.customer;
         let unit = |name: &str| {
@@ -407,7 +408,7 @@ pub(crate) fn csv(all: &[Explained]) -> anyhow::Result<()> {
             let bill = [payer.clone(), month.to_string(), version.clone()];
             let first = ["entry".to_owned(), customer.clone(), meter.clone()];
             let empty = vec![String::new(); 8];
-            record(&mut writer, first.into_iter().chain(known).chain(bill).chain(empty))?;
+            rows.push(first.into_iter().chain(known).chain(bill).chain(empty).collect());
         }
         for (version, line) in explained.lines() {
             let first = ["line".to_owned(), customer.clone(), line.meter.clone()];
@@ -416,18 +417,10 @@ pub(crate) fn csv(all: &[Explained]) -> anyhow::Result<()> {
             let group = line.row_group.map(|group| group.to_string()).unwrap_or_default();
             let place = [line.file.clone(), group, line.row.to_string(), line.start.to_string()];
             let own = [line.resource.clone(), line.usage_type.clone(), line.amount.to_string(), line.unit.clone()];
-            record(&mut writer, first.into_iter().chain(known).chain(bill).chain(place).chain(own))?;
+            rows.push(first.into_iter().chain(known).chain(bill).chain(place).chain(own).collect());
         }
     }
-    let text = String::from_utf8(writer.into_inner()?)?;
-    super::lines(text.trim_end_matches('\n'));
-    Ok(())
-}
-
-/// Writes a record in which nothing acts that others wrote.
-fn record(writer: &mut csv::Writer<Vec<u8>>, fields: impl Iterator<Item = String>) -> anyhow::Result<()> {
-    let fields: Vec<String> = fields.map(|field| crate::visible::line(&field).into_owned()).collect();
-    Ok(writer.write_record(fields)?)
+    super::csv(&COLUMNS, rows)
 }
 
 #[cfg(test)]

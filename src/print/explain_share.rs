@@ -3,15 +3,15 @@
 use books::shared_bucket::shares::ShareState;
 use books::shared_bucket::stored::{BookedShare, CustomerShare};
 use books::shared_bucket::{Measure, Remainder};
-use books::units::calendar::instant;
 use jobs::shared_bucket::items::FoundItems;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{out, table};
 use crate::format::{percent, quantity};
 
 /// A billed day of a shared bucket, and what the customer has of it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct ExplainedShare {
     #[serde(flatten)]
     pub(crate) booked: BookedShare,
@@ -76,7 +76,7 @@ pub(crate) fn of_bucket(customer: &str, share: &ExplainedShare) {
         out("  note: S3 has reported more since; the next reading counts it");
     }
     let rows = items.items.iter().map(|item| {
-        let at = instant(item.at).strftime("%Y-%m-%d %H:%M:%S").to_string();
+        let at = item.at.strftime("%Y-%m-%d %H:%M:%S").to_string();
         let length = if booked.measure == Measure::ByteSeconds { item.seconds.to_string() } else { item.kind.clone() };
         vec![at, item.bytes.to_string(), length, shown(&item.key)]
     });

@@ -9,7 +9,7 @@ use books::units::calendar::{Day, Month};
 use jiff::Timestamp;
 
 use super::{out, rounded, table};
-use crate::format::{money, percent_of as percent, several, used_up};
+use crate::format::{percent_of as percent, several, used_up};
 
 /// Decimals of a quantity that is shown here; `--json` has all.
 const DECIMALS: u32 = 2;
@@ -68,19 +68,26 @@ pub(crate) fn customers(found: &[UsageForecast], units: &Units, now: Timestamp) 
 
 fn bill(of: Option<&BillForecast>) -> [String; 3] {
     let Some(of) = of else { return [NONE.into(), NONE.into(), String::new()] };
-    let bound = of.p90_minor.map_or(NONE.into(), |minor| money(minor, &of.currency));
-    [money(of.p50_minor, &of.currency), bound, of.last_day.to_string()]
+    let bound = of.p90.map_or(NONE.into(), |p90| p90.to_string());
+    [of.p50.to_string(), bound, of.last_day.to_string()]
 }
 
 /// What the columns mean.
-pub(crate) fn meaning(month: Month, settled: Day, meters: &[MeterForecast]) {
+pub(crate) fn meaning(month: Month, settled: Day) {
     out(&format!("At the end of {month}, by usage through {settled}. P50: half of all months end with more."));
     out("P90: one of ten ends with more. Days and bills are those of the billing period that goes on.");
+    out("");
+}
+
+/// By which rule customers are forecast, and how good it was.
+pub(crate) fn rules(meters: &[MeterForecast]) {
     for of in meters {
         let tried = &of.accuracy.by_customer;
         let months = several(tried.months.len(), "past month");
         let error = match tried.error() {
-            Some(error) => format!("its error was {} of all usage in {months}", percent(Some(error))),
+            Some(error) => {
+                format!("its errors, customer by customer, were {} of all usage in {months}", percent(Some(error)))
+            }
             None => "no past month could be tried yet".to_owned(),
         };
         out(&format!("{}: customers by the rule {}; {error}.", of.forecast.meter, tried.used.words()));

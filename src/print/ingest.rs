@@ -8,7 +8,7 @@ use books::usage::cost::cost_meter;
 use jobs::ingest_cur::hold::accept_command;
 use jobs::ingest_cur::{IngestOutcome, IngestReport, SharedDayReport, hold};
 
-use super::out;
+use super::{out, readable};
 use crate::config::Config;
 use crate::format::{change, count, customer, quantity, several, verb};
 
@@ -60,14 +60,14 @@ pub(crate) fn show(report: &IngestReport, config: &Config) {
     ));
     let rows = report.meters.iter().map(|m| {
         let t = &m.totals;
-        let parts = [t.attributed + t.apportioned, t.unattributed, t.excluded, t.total].map(quantity);
+        let parts = [t.attributed + t.apportioned, t.unattributed, t.excluded, t.total].map(readable);
         let [attributed, unattributed, excluded, total] = parts;
         let booked = change(t.booked - m.booked_before);
         // the amounts of the bill are in its unit, only what is booked is in the meter's
         vec![t.meter.clone(), attributed, unattributed, excluded, total, format!("{booked} {}", t.unit)]
     });
     super::table(
-        &["  meter", ">attributed", "2>+ unattributed", "1>+ excluded", ">= in the bill", ">change of the books"],
+        &["  meter", "2>attributed", "2>unattributed", "2>excluded", ">in the bill", ">change of the books"],
         rows.map(|mut r| {
             r[0].insert_str(0, "  ");
             r

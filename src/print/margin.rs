@@ -158,7 +158,7 @@ pub(crate) fn csv(found: &Margins) -> anyhow::Result<()> {
         "margin",
     ];
     let exact = |of: Option<Quantity>| of.map_or(String::new(), |of| of.to_string());
-    let mut rows = vec![TITLES.map(str::to_owned).to_vec()];
+    let mut rows = vec![];
     for (of, line) in found.customers.iter().flat_map(|of| of.lines.iter().map(move |line| (of, line))) {
         rows.push(vec![
             of.customer.clone(),
@@ -184,5 +184,5 @@ pub(crate) fn csv(found: &Margins) -> anyhow::Result<()> {
         let (cost, margin) = (of.cost.to_string(), (-of.cost).to_string());
         rows.push(vec![customer, none(), none(), none(), first, last, meter, currency, "0".into(), cost, margin]);
     }
-    super::csv(rows)
+    super::csv(&TITLES, rows)
 }

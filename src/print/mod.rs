@@ -6,6 +6,7 @@ pub(crate) mod audit;
 pub(crate) mod bill;
 pub(crate) mod budgets;
 pub(crate) mod changes;
+mod contract_rows;
 pub(crate) mod decided;
 pub(crate) mod enforce;
 pub(crate) mod entitlements;
@@ -26,6 +27,7 @@ pub(crate) mod simulation;
 pub(crate) mod statement;
 mod table;
 mod terminal;
+mod units;
 
 use std::fmt::Display;
 use std::io::Write;
@@ -34,8 +36,12 @@ use books::Database;
 use jobs::stripe::check::CheckLine;
 use serde::Serialize;
 
-pub(crate) use self::terminal::{ColorWhen, Mark, TableWidth, end_page, page, set, set_pipe_columns};
-pub(crate) use crate::format::{count, customer, quantity, rounded, several, span};
+pub(crate) use self::contract_rows::{BudgetRow, EntitlementRow};
+pub(crate) use self::terminal::{
+    ColorWhen, Mark, TableWidth, end_page, end_wait, output_failure, page, set, set_pipe_columns, wait,
+};
+pub(crate) use self::units::{WithUnit, WithUnits};
+pub(crate) use crate::format::{count, customer, quantity, readable, rounded, several, span};
 use crate::visible;
 
 /// How a command prints what it found.
@@ -100,6 +106,7 @@ pub(crate) fn err_lines(what: impl Display) {
 }
 
 fn complain(what: &str) {
+    end_wait();
     drop(writeln!(std::io::stderr().lock(), "meter: {what}"));
 }
 
@@ -108,11 +115,22 @@ fn raw(text: &str) {
     terminal::write(text);
 }
 
-/// Prints the faults of plans, one on a line.
-pub(crate) fn plan_warnings(lines: &[CheckLine]) {
-    for (line, fault) in lines.iter().filter_map(|line| Some((line, line.fault.as_ref()?))) {
-        out(&format!("warning: {}: {}: {fault}", line.what, line.found));
+/// Says that the commands that were named need the `--config` that this one has.
+pub(crate) fn with_same_config() {
+    let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    let given = words.iter().zip(words.iter().skip(1)).find_map(|(word, next)| match word.as_str() {
+        "--config" => Some(next.as_str()),
+        other => other.strip_prefix("--config="),
+    });
+    if let Some(file) = given.or_else(|| words.last()?.strip_prefix("--config=")) {
+        out(&format!("Give these commands `--config {file}`, as this one."));
     }
+}
+
+/// The faults of plans, each as a sentence.
+pub(crate) fn plan_warnings(lines: &[CheckLine]) -> Vec<String> {
+    let faulty = lines.iter().filter_map(|line| Some((line, line.fault.as_ref()?)));
+    faulty.map(|(line, fault)| format!("warning: {}: {}: {fault}", line.what, line.found)).collect()
 }
 
 /// Prints what the work of a handle cost on a remote database.
@@ -122,17 +140,28 @@ pub(crate) fn cost(books: &Database) {
     }
 }
 
-/// Prints rows as CSV (RFC 4180); a cell that a spreadsheet would take for a formula is a text.
-pub(crate) fn csv(rows: Vec<Vec<String>>) -> anyhow::Result<()> {
+/// Prints rows under their titles as CSV (RFC 4180), exactly but for control characters; a cell
+/// that a spreadsheet would take for a formula is a text.
+pub(crate) fn csv(titles: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> anyhow::Result<()> {
     let mut writer = csv::Writer::from_writer(vec![]);
+    writer.write_record(titles)?;
     for row in rows {
         let is_number = |cell: &str| cell.parse::<rust_decimal::Decimal>().is_ok();
-        let acts = |cell: &str| cell.starts_with(['=', '+', '-', '@']) && !is_number(cell);
+        let acts = |cell: &str| is_like_formula(cell) && !is_number(cell);
         let cells = row.into_iter().map(|cell| if acts(&cell) { format!("'{cell}") } else { cell });
-        writer.write_record(cells.map(|cell| visible::line(&cell).into_owned()))?;
+        writer.write_record(cells.map(|cell| visible::cell(&cell).into_owned()))?;
     }
-    raw(String::from_utf8(writer.into_inner()?)?.trim_end());
+    raw(String::from_utf8(writer.into_inner()?)?.trim_end_matches('\n'));
     Ok(())
+}
+
+/// The cell that [`csv`] made a text.
+pub(crate) fn from_csv(cell: &str) -> &str {
+    cell.strip_prefix('\'').filter(|rest| is_like_formula(rest)).unwrap_or(cell)
+}
+
+fn is_like_formula(cell: &str) -> bool {
+    cell.trim_start_matches('\'').starts_with(['=', '+', '-', '@'])
 }
 
 pub(crate) fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {

@@ -10,8 +10,15 @@ pub(crate) fn table(notifications: &[Notification], now: Timestamp) {
     if notifications.is_empty() {
         return out("no such notification was made");
     }
-    let titles = ["notification", "1made", "customer", "meter", "~about", "~state", "2>sent", "~why not"];
-    super::table(&titles, notifications.iter().map(|n| row(n, now)).collect());
+    let titles = ["#notification", "2made", "#customer", "4meter", "3~about", "~state", "1>sent", "5~why not"];
+    let error = &notifications[0].error;
+    // what holds for all is said once
+    let columns = if notifications.iter().all(|n| n.error == *error) { titles.len() - 1 } else { titles.len() };
+    let rows = notifications.iter().map(|n| row(n, now).into_iter().take(columns).collect());
+    super::table(&titles[..columns], rows.collect());
+    if let Some(error) = error.as_ref().filter(|_| columns < titles.len()) {
+        out(&format!("why not: {error}"));
+    }
 }
 
 fn row(n: &Notification, now: Timestamp) -> Vec<String> {

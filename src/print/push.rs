@@ -120,6 +120,11 @@ fn without_invoice(report: &PushReport) {
     if listed < report.without_invoice {
         out(&format!("  ... and {} more", count(report.without_invoice - listed)));
     }
-    out("  no Stripe id: set customers.stripe_customer_id");
-    out("  no subscription: make one at Stripe, then `meter run sync-stripe`");
+    let lacks = |what: InvoiceLack| report.customers_without_invoice.iter().any(|of| of.lacks == what);
+    if lacks(InvoiceLack::StripeId) {
+        out("  no Stripe id: `meter customer set CUSTOMER --stripe-id ID`");
+    }
+    if lacks(InvoiceLack::Subscription) {
+        out("  no subscription: make one at Stripe, then `meter run sync-stripe`");
+    }
 }

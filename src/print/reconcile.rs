@@ -1,15 +1,18 @@
 //! Bill, ledger, plan and Stripe compared.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 
 use books::stripe::billing_target::{Conservation, MoneyParts};
 use books::stripe::comparison::{ComparedBill, ComparedPeriod, UsageWithoutPeriod, Verdict, WithoutPeriod};
 use books::units::calendar::Month;
-use books::units::money::Currency;
+use books::units::money::{Currency, Money};
 use books::units::quantity::Quantity;
 use jiff::Timestamp;
 use jobs::stripe::BillingSettings;
 use rust_decimal::Decimal;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::out;
 use crate::format::{ago, count, quantity};
@@ -22,14 +25,49 @@ pub(crate) fn per_unit(billing: &BillingSettings, meter: &str) -> Decimal {
     billing.meters.get(meter).map_or(Decimal::ONE, |mapping| mapping.per_unit)
 }
 
-/// A period for JSON.
-pub(crate) fn json(c: &ComparedPeriod, billing: &BillingSettings) -> serde_json::Value {
-    let mut value = serde_json::to_value(c).unwrap_or_default();
-    value["ledger"] = c.ledger.to_string().into();
-    value["difference"] = (c.target - c.events.accepted).into();
-    value["conservation"] = serde_json::to_value(c.conservation(per_unit(billing, &c.meter))).unwrap_or_default();
-    value["verdict"] = serde_json::to_value(c.verdict()).unwrap_or_default();
-    value
+/// A period, as it is in JSON.
+#[derive(Clone, Debug, JsonSchema, Serialize)]
+pub(crate) struct ReconciledPeriod {
+    #[serde(flatten)]
+    of: ComparedPeriod,
+    /// By how much the target is above the accepted events, in Stripe's units.
+    difference: i64,
+    /// What became of the usage.
+    conservation: Conservation,
+    /// What was used in advance, so that the next included amount is less by that.
+    advance: Quantity,
+    /// What the usage is worth at the plan's price; none when nothing is priced.
+    worth: Option<Worth>,
+    verdict: Verdict,
+}
+
+/// What parts of the usage are worth.
+#[derive(Clone, Copy, Debug, JsonSchema, Serialize)]
+struct Worth {
+    billed: Money,
+    waiting: Money,
+    house: Money,
+}
+
+impl Deref for ReconciledPeriod {
+    type Target = ComparedPeriod;
+
+    fn deref(&self) -> &ComparedPeriod {
+        &self.of
+    }
+}
+
+impl ReconciledPeriod {
+    pub(crate) fn new(of: ComparedPeriod, billing: &BillingSettings) -> Self {
+        let per_unit = per_unit(billing, &of.meter);
+        let (difference, verdict) = (of.target - of.events.accepted, of.verdict());
+        let (conservation, advance) = (of.conservation(per_unit), of.parts.in_advance());
+        let worth = of.money(per_unit).map(|(currency, MoneyParts { billed, waiting, house })| {
+            let [billed, waiting, house] = [billed, waiting, house].map(|minor| Money { minor, currency });
+            Worth { billed, waiting, house }
+        });
+        Self { of, difference, conservation, advance, worth, verdict }
+    }
 }
 
 /// Periods, each in a few lines.

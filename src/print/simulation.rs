@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use books::units::calendar::instant;
-use jobs::push_stripe::simulate::{PriceOutcome, SimulatedPeriod, Simulation};
+use books::units::money::Money;
+use jobs::push_stripe::simulate::{PriceOutcome, Simulation};
 
-use super::{count, customer, out, quantity, several, table};
+use super::{count, customer, out, readable, several, table};
 use crate::format::{money, two_decimals};
 
 type Units = BTreeMap<String, String>;
@@ -53,7 +54,7 @@ pub(crate) fn sums(found: &Simulation) {
     let titles = ["", ">customers", ">billed now", ">then", ">difference", ">more house", ">limits reached"];
     table(&titles, totals.iter().map(row).collect());
     let lines = || found.periods.iter().flat_map(|period| &period.lines);
-    let is_unpriced = lines().any(|line| line.then.amount_minor.is_none() || line.now.amount_minor.is_none());
+    let is_unpriced = lines().any(|line| line.then.amount.is_none() || line.now.amount.is_none());
     if is_unpriced {
         out("some usage is reported without a price: only Stripe's price says what it costs");
     }
@@ -114,23 +115,23 @@ pub(crate) fn periods(found: &Simulation, units: &Units) {
         let mut rows = vec![];
         for line in &period.lines {
             let unit = units.get(&line.meter).map_or("units", String::as_str);
-            rows.push(row(&line.meter, &format!("{} {unit}", quantity(line.used)), ("now", &line.now), period));
-            rows.push(row("", "", ("then", &line.then), period));
+            rows.push(row(&line.meter, &format!("{} {unit}", readable(line.used)), ("now", &line.now)));
+            rows.push(row("", "", ("then", &line.then)));
         }
         table(&["  meter", ">used", "", ">included", ">charged", ">price", ">amount", "limit reached"], rows);
     }
     unknown(found);
 }
 
-fn row(meter: &str, used: &str, (when, of): (&str, &PriceOutcome), period: &SimulatedPeriod) -> Vec<String> {
+fn row(meter: &str, used: &str, (when, of): (&str, &PriceOutcome)) -> Vec<String> {
     vec![
         format!("  {meter}"),
         used.to_owned(),
         when.to_owned(),
-        quantity(of.included),
-        quantity(of.charged),
+        readable(of.included),
+        readable(of.charged),
         of.price.map_or("none".to_owned(), |price| price.to_string()),
-        of.amount_minor.map_or("Stripe's".to_owned(), |minor| period.currency.written(minor)),
+        of.amount.map_or("Stripe's".to_owned(), Money::written),
         of.blocked_on.map_or(String::new(), |day| day.to_string()),
     ]
 }
@@ -159,7 +160,7 @@ pub(crate) fn csv(found: &Simulation, units: &Units) -> anyhow::Result<()> {
         "house_then",
         "limit_reached_then",
     ];
-    let mut rows = vec![TITLES.map(str::to_owned).to_vec()];
+    let mut rows = vec![];
     for (period, line) in found.periods.iter().flat_map(|period| period.lines.iter().map(move |line| (period, line))) {
         let currency = period.currency;
         let mut row = vec![
@@ -177,12 +178,12 @@ pub(crate) fn csv(found: &Simulation, units: &Units) -> anyhow::Result<()> {
                 of.included.to_string(),
                 of.charged.to_string(),
                 of.price.map_or(String::new(), |price| price.to_string()),
-                of.amount_minor.map_or(String::new(), |minor| currency.written(minor)),
-                currency.written(of.house_minor),
+                of.amount.map_or(String::new(), Money::written),
+                currency.written(of.house()),
                 of.blocked_on.map_or(String::new(), |day| day.to_string()),
             ]);
         }
         rows.push(row);
     }
-    super::csv(rows)
+    super::csv(&TITLES, rows)
 }

@@ -1,11 +1,13 @@
 //! A statement as CSV: a row for each day of a meter, and one for its amounts.
 
+use books::units::money::Money;
+
 use crate::statement::{Statement, StatementMeter};
 
 /// Prints a statement exactly, with a header. `kind` says what a row is.
 pub(crate) fn csv(of: &Statement) -> anyhow::Result<()> {
     let titles = ["kind", "date", "meter", "name", "unit", "quantity", "price", "currency", "amount"];
-    let mut rows = vec![titles.map(str::to_owned).to_vec()];
+    let mut rows = vec![];
     for meter in &of.meters {
         rows.extend(
             meter.days.iter().map(|day| row(meter, of, ["usage", &day.day.to_string()], day.quantity.to_string())),
@@ -28,10 +30,10 @@ pub(crate) fn csv(of: &Statement) -> anyhow::Result<()> {
         }
         let mut charged = row(meter, of, ["charged", &start], meter.charged.to_string());
         charged[6] = meter.price.map_or(String::new(), |price| price.to_string());
-        charged[8] = meter.amount_minor.map_or(String::new(), |minor| of.currency.written(minor));
+        charged[8] = meter.amount.map_or(String::new(), Money::written);
         rows.push(charged);
     }
-    super::csv(rows)
+    super::csv(&titles, rows)
 }
 
 fn row(meter: &StatementMeter, of: &Statement, [kind, date]: [&str; 2], quantity: String) -> Vec<String> {

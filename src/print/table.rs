@@ -41,9 +41,10 @@ struct Column {
 
 impl Column {
     fn new(written: &str) -> Self {
-        let (goes, rest) = match written.chars().next().and_then(|c| c.to_digit(10)) {
-            Some(rank) => (u8::try_from(rank).ok(), &written[1..]),
-            None => (None, written),
+        // one digit is a rank, and several are a title: a day
+        let (goes, rest) = match written.chars().take_while(char::is_ascii_digit).count() {
+            1 => (written[..1].parse().ok(), &written[1..]),
+            _ => (None, written),
         };
         let shapes = [('>', Shape::Number), ('~', Shape::Prose), ('#', Shape::Id)];
         let shaped = shapes.iter().find_map(|(mark, shape)| Some((rest.strip_prefix(*mark)?, *shape)));
@@ -265,6 +266,11 @@ mod tests {
         &["ann", "0123456789abcdef", "1,234.5", "minutes", "the month is over and its bill is final"],
         &["bob", "0123456x89abcdef", "7", "minutes", "on hold"],
     ];
+
+    #[test]
+    fn a_day_is_a_title() {
+        assert_eq!(shown(&["2026-11-23", "3>GB"], &[&["ann", "5"]], 80).0, ["2026-11-23  GB", "ann          5"]);
+    }
 
     #[test]
     fn a_table_gives_up_what_matters_least() {

@@ -4,8 +4,10 @@
 use std::io::{self, IsTerminal, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressStyle};
 use terminal_size::{Width, terminal_size};
 
 /// When colours are used.
@@ -47,6 +49,9 @@ struct Settings {
     color: ColorWhen,
     width: TableWidth,
 }
+
+/// After so long without output a command shows that it goes on.
+const SILENCE: Duration = Duration::from_secs(1);
 
 static SETTINGS: OnceLock<Settings> = OnceLock::new();
 static PIPE_COLUMNS: OnceLock<usize> = OnceLock::new();
@@ -124,11 +129,79 @@ pub(crate) fn end_page() {
     }
 }
 
-/// Writes to the pager, or to standard output. A reader that has gone (`| head`) is no error.
-pub(super) fn write(text: &str) {
-    let mut pager = PAGER.lock().unwrap_or_else(PoisonError::into_inner);
-    match pager.as_mut().and_then(|pager| pager.stdin.as_mut()) {
-        Some(pager) => drop(writeln!(pager, "{text}")),
-        None => drop(writeln!(io::stdout().lock(), "{text}")),
+/// What shows that a command goes on.
+#[derive(Default)]
+enum Wait {
+    #[default]
+    Over,
+    Begun,
+    Shown(ProgressBar),
+}
+
+static WAIT: Mutex<Wait> = Mutex::new(Wait::Over);
+
+/// Shows on a terminal, after a second without output, that `what` goes on, and for how long.
+pub(crate) fn wait(what: &str) {
+    if !io::stderr().is_terminal() {
+        return;
     }
+    *WAIT.lock().unwrap_or_else(PoisonError::into_inner) = Wait::Begun;
+    let what = what.to_owned();
+    let shown = std::thread::Builder::new().spawn(move || {
+        let style = ProgressStyle::with_template("{spinner} {msg} {elapsed}");
+        let style = style.unwrap_or_else(|_| ProgressStyle::default_spinner());
+        std::thread::sleep(SILENCE);
+        loop {
+            let mut wait = WAIT.lock().unwrap_or_else(PoisonError::into_inner);
+            match &*wait {
+                Wait::Over => return,
+                Wait::Shown(spinner) => spinner.tick(),
+                Wait::Begun => {
+                    let spinner = ProgressBar::new_spinner().with_elapsed(SILENCE).with_style(style.clone());
+                    *wait = Wait::Shown(spinner.with_message(what.clone()));
+                }
+            }
+            drop(wait);
+            std::thread::sleep(Duration::from_millis(120));
+        }
+    });
+    // without a thread nothing is shown
+    drop(shown);
+}
+
+/// Ends [`wait`]: there is output, or something else shows what goes on.
+pub(crate) fn end_wait() {
+    let mut wait = WAIT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Wait::Shown(spinner) = &*wait {
+        spinner.finish_and_clear();
+    }
+    *wait = Wait::Over;
+}
+
+/// The first failure of standard output.
+static FAILED: OnceLock<io::Error> = OnceLock::new();
+
+/// Writes to the pager, or to standard output.
+pub(super) fn write(text: &str) {
+    end_wait();
+    let mut pager = PAGER.lock().unwrap_or_else(PoisonError::into_inner);
+    let written = match pager.as_mut().and_then(|pager| pager.stdin.as_mut()) {
+        Some(pager) => writeln!(pager, "{text}"),
+        None => writeln!(io::stdout().lock(), "{text}"),
+    };
+    drop(pager);
+    written.unwrap_or_else(failed);
+}
+
+/// A reader that has gone (`| head`) is no failure.
+fn failed(error: io::Error) {
+    if error.kind() != io::ErrorKind::BrokenPipe {
+        drop(FAILED.set(error));
+    }
+}
+
+/// Why some of what was printed is not on standard output.
+pub(crate) fn output_failure() -> Option<&'static io::Error> {
+    io::stdout().flush().unwrap_or_else(failed);
+    FAILED.get()
 }

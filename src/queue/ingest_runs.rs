@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use books::BooksError;
 use books::store::connection::{Connection, params};
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use schemars::JsonSchema;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// The newest readings of an export, as far as their jobs are kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -17,19 +19,19 @@ pub struct IngestRuns {
 }
 
 /// How a reading ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct LastEnd {
-    /// Milliseconds since 1970; none while it will be tried again.
-    at: Option<i64>,
+    /// When it ended; none while it will be tried again.
+    #[serde(default, deserialize_with = "of_milliseconds")]
+    pub at: Option<Timestamp>,
     /// Why it failed; none when it is done.
     pub reason: Option<String>,
 }
 
-impl LastEnd {
-    /// When it ended; none while it will be tried again.
-    pub fn at(&self) -> Option<Timestamp> {
-        self.at.and_then(|at| Timestamp::from_millisecond(at).ok())
-    }
+/// Milliseconds since 1970, as the queue has them.
+fn of_milliseconds<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Timestamp>, D::Error> {
+    let milliseconds = Option::<i64>::deserialize(d)?;
+    milliseconds.map(|at| Timestamp::from_millisecond(at).map_err(D::Error::custom)).transpose()
 }
 
 /// For each name of the JSON array ?1. The keys of an export's jobs begin with its name
@@ -67,7 +69,7 @@ pub(crate) async fn ingest_runs(
             }
         }
         // one that will be tried again is the newest
-        let last = ends.into_iter().max_by_key(|end| end.at.unwrap_or(i64::MAX));
+        let last = ends.into_iter().max_by_key(|end| end.at.unwrap_or(Timestamp::MAX));
         found.insert(row.get(0)?, IngestRuns { found_a_bill: row.get::<i64>(1)? == 1, last });
     }
     Ok(found)

@@ -6,9 +6,9 @@ use std::time::Duration;
 use books::BooksError;
 use books::store::connection::{Connection, params};
 use books::store::rows::first_row;
-use books::units::calendar::CLOCK_SKEW;
 use futures::future::try_join_all;
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::jobs_table::{Queue, instant};
@@ -17,7 +17,7 @@ use super::types::{JobState, WorkerState};
 use super::workers_table::workers;
 
 /// Figures of the whole queue.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, JsonSchema, Serialize)]
 pub struct QueueStats {
     /// Kinds of jobs, by name.
     pub kinds: BTreeMap<String, KindStats>,
@@ -34,7 +34,7 @@ pub struct QueueStats {
 }
 
 /// The jobs of a kind.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, JsonSchema, Serialize)]
 pub struct KindStats {
     pub states: BTreeMap<JobState, i64>,
     /// When the job became due that has waited longest for a free worker.
@@ -85,10 +85,15 @@ impl Queue {
     }
 
     /// The figures now, as `stats` reads them.
-    pub async fn stats(&self, kinds: &[&str], finished: &Counts, lease: Duration) -> Result<QueueStats, BooksError> {
+    pub async fn stats(
+        &self,
+        kinds: &[&str],
+        finished: &Counts,
+        silent_after: Duration,
+    ) -> Result<QueueStats, BooksError> {
         let now = self.now();
         let kinds: Vec<String> = kinds.iter().map(|kind| (*kind).to_owned()).collect();
-        let mut found = self.db.with_connection(async move |c| stats(c, now, &kinds, lease).await).await?;
+        let mut found = self.db.with_connection(async move |c| stats(c, now, &kinds, silent_after).await).await?;
         found.add(finished);
         Ok(found)
     }
@@ -110,13 +115,12 @@ async fn counted(c: &Connection, sql: &str) -> Result<Counts, BooksError> {
 }
 
 /// The figures at `now`, without the numbers of done and cancelled jobs. `kinds` are listed even
-/// without a job. A worker counts as silent without a heartbeat for `lease` and the largest
-/// difference of clocks.
+/// without a job. A worker counts as silent without a heartbeat for `silent_after`.
 pub(crate) async fn stats(
     c: &Connection,
     now: Timestamp,
     kinds: &[String],
-    lease: Duration,
+    silent_after: Duration,
 ) -> Result<QueueStats, BooksError> {
     let (ticks, open, workers, mut waiting) =
         tokio::try_join!(last_ticks(c), counted(c, OPEN), workers(c), c.query(WAITING, params![now.as_millisecond()]))?;
@@ -127,14 +131,7 @@ pub(crate) async fn stats(
     found.add(&open);
     found.workers = WorkerState::ALL.iter().map(|s| (*s, 0)).collect();
     for worker in workers {
-        let silent = Duration::try_from(now.duration_since(worker.seen_at)).unwrap_or_default()
-            > lease + CLOCK_SKEW.unsigned_abs();
-        let state = match worker.state.as_str() {
-            "stopped" => continue,
-            _ if silent => WorkerState::Silent,
-            "stopping" => WorkerState::Stopping,
-            _ => WorkerState::Working,
-        };
+        let Some(state) = worker.state_at(now, silent_after) else { continue };
         *found.workers.entry(state).or_default() += 1;
         if state == WorkerState::Working {
             found.working_since = Some(found.working_since.map_or(worker.started_at, |at| at.min(worker.started_at)));

@@ -3,10 +3,12 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use books::store::connection::Value;
 use jiff::Timestamp;
 use jobs::job::{Job, Request};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
@@ -48,7 +50,7 @@ impl fmt::Debug for Clock {
 }
 
 /// The states of a job; the database has the same words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum JobState {
     /// It may run now.
@@ -162,7 +164,7 @@ impl NewJob {
 }
 
 /// The answer to an enqueue.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct Enqueued {
     /// Of the new job, or of the unfinished one that has its key.
     pub id: String,
@@ -170,7 +172,7 @@ pub struct Enqueued {
 }
 
 /// A row of the table `jobs`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct JobRow {
     /// Its number, in the order of enqueueing.
     pub seq: i64,
@@ -228,7 +230,7 @@ pub struct JobFilter {
 pub const SEARCHED_JOBS: i64 = 10_000;
 
 /// A run that failed, or that was lost with its worker.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct FailedRun {
     pub attempt: i64,
     pub worker: String,
@@ -238,7 +240,7 @@ pub struct FailedRun {
 }
 
 /// A worker process, as of its last heartbeat.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct WorkerRow {
     pub id: String,
     pub host: String,
@@ -256,13 +258,31 @@ pub struct WorkerRow {
     pub seen_at: Timestamp,
 }
 
+impl WorkerRow {
+    /// None when it stopped. A worker is silent when `seen_at` is further from `now` than
+    /// `silent_after`, in either direction.
+    pub fn state_at(&self, now: Timestamp, silent_after: Duration) -> Option<WorkerState> {
+        match self.state.as_str() {
+            "stopped" => None,
+            _ if now.duration_since(self.seen_at).unsigned_abs() > silent_after => Some(WorkerState::Silent),
+            "stopping" => Some(WorkerState::Stopping),
+            _ => Some(WorkerState::Working),
+        }
+    }
+
+    /// Whether it neither stopped nor is silent.
+    pub fn runs_at(&self, now: Timestamp, silent_after: Duration) -> bool {
+        self.state_at(now, silent_after).is_some_and(|state| state != WorkerState::Silent)
+    }
+}
+
 /// What a worker process is doing, as its row shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WorkerState {
     Working,
     Stopping,
-    /// Without a heartbeat for longer than a lease and the largest difference of clocks.
+    /// Without a heartbeat for longer than a worker that runs ever is.
     Silent,
 }
 
@@ -274,6 +294,43 @@ impl WorkerState {
             Self::Working => "working",
             Self::Stopping => "stopping",
             Self::Silent => "silent",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_is_silent_after_the_bound_by_either_clock() {
+        let now = Timestamp::from_second(1_700_000_000).unwrap();
+        let seen = |state: &str, seconds: i64| {
+            let worker = WorkerRow {
+                id: "h:1:a".into(),
+                host: "h".into(),
+                pid: 1,
+                version: "0".into(),
+                kinds: vec![],
+                concurrency: 1,
+                state: state.into(),
+                running: 0,
+                started_at: now,
+                seen_at: Timestamp::from_second(now.as_second() - seconds).unwrap(),
+            };
+            worker.state_at(now, Duration::from_secs(60))
+        };
+        for (state, seconds, is) in [
+            ("working", 60, Some(WorkerState::Working)),
+            ("working", 61, Some(WorkerState::Silent)),
+            ("working", -60, Some(WorkerState::Working)),
+            ("working", -61, Some(WorkerState::Silent)),
+            ("stopping", 0, Some(WorkerState::Stopping)),
+            ("stopping", 61, Some(WorkerState::Silent)),
+            ("stopped", 0, None),
+            ("stopped", 61, None),
+        ] {
+            assert_eq!(seen(state, seconds), is, "{state}, {seconds} s ago");
         }
     }
 }

@@ -6,7 +6,6 @@ use books::forecast::stored::UsageForecast;
 use books::limits::entitlement::Entitlement;
 use books::limits::notification::Notification;
 use books::stripe::meter_event::MeterEvent;
-use books::units::money::Currency;
 use books::units::quantity::Quantity;
 use jiff::Timestamp;
 use maud::{Markup, html};
@@ -140,12 +139,11 @@ fn entitlements(view: &CustomerView<'_>, now: Timestamp) -> Markup {
 fn expected(view: &CustomerView<'_>, now: Timestamp) -> Markup {
     let bill = |of: &UsageForecast| {
         let bill = of.bill.as_ref();
-        let written = |minor: i64, currency: &str| crate::format::money(minor, currency);
         html! {
             @match bill {
                 Some(bill) => {
-                    (written(bill.p50_minor, &bill.currency))
-                    @if let Some(p90) = bill.p90_minor { br; span.soft { "P90 " (written(p90, &bill.currency)) } }
+                    (bill.p50.to_string())
+                    @if let Some(p90) = bill.p90 { br; span.soft { "P90 " (p90.to_string()) } }
                 }
                 None => "–",
             }
@@ -203,13 +201,12 @@ fn money(view: &CustomerView<'_>) -> Markup {
     };
     let (first, last) = (format::date(of.period_start), statement::last_day(of.period_end));
     let waiting = of.meters.iter().any(|meter| !meter.usage.waiting.is_zero());
-    let written = |minor: i64, currency: Currency| format!("{} {currency}", currency.written(minor));
     html! {
         p.lead { (format::long_day(first)) " to " (format::long_day(last)) ", plan " (of.plan) "." }
         div.block { (statement::overview(of)) }
         @for budget in &of.budgets {
             p.block {
-                "Overage budget for " (statement::capped(&budget.meter, of)) ": " (written(budget.amount_minor, of.currency)) "."
+                "Overage budget for " (statement::capped(&budget.meter, of)) ": " (budget.amount.to_string()) "."
             }
         }
         @if waiting { p.soft.block { code { "meter bill " (of.customer) } " says what some of it waits for." } }

@@ -1,7 +1,7 @@
 //! A customer's statement as a document to be read and printed: names for people, rounded figures,
 //! and no word that only operators know.
 
-use books::units::money::Currency;
+use books::units::money::Money;
 use books::units::quantity::Quantity;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -30,12 +30,12 @@ pub fn statement(of: &Statement) -> String {
                 dd { (long_day(first)) " to " (long_day(last)) }
                 dt { "Beyond the plan" }
                 dd {
-                    strong { (amount(of.amount_minor, of.currency)) }
+                    strong { (amount(of.amount)) }
                     " " (state(of))
                 }
                 @for budget in &of.budgets {
                     dt { "Your limit" }
-                    dd { (money(budget.amount_minor, of.currency)) " for " (capped(&budget.meter, of)) }
+                    dd { (money(budget.amount)) " for " (capped(&budget.meter, of)) }
                 }
             }
             (overview(of))
@@ -81,7 +81,7 @@ pub(super) fn overview(of: &Statement) -> Markup {
                 td.n data-label="Included" { (rounded(meter.included)) }
                 td.n data-label="Charged" { (rounded(meter.charged)) }
                 td.n data-label="Price" { @if let Some(price) = meter.price { (price) } @else { "–" } }
-                td.n data-label="Amount" { (amount(meter.amount_minor, of.currency)) }
+                td.n data-label="Amount" { (amount(meter.amount)) }
             }
         }
     };
@@ -101,7 +101,7 @@ pub(super) fn overview(of: &Statement) -> Markup {
             tfoot {
                 tr {
                     th scope="row" colspan="5" { "Together" }
-                    td.n { (amount(of.amount_minor, of.currency)) }
+                    td.n { (amount(of.amount)) }
                 }
             }
         }
@@ -216,10 +216,10 @@ fn turn(of: &Statement) -> Markup {
     }
 }
 
-fn amount(minor: Option<i64>, currency: Currency) -> String {
-    minor.map_or("see the invoice".to_owned(), |minor| money(minor, currency))
+fn amount(of: Option<Money>) -> String {
+    of.map_or("see the invoice".to_owned(), money)
 }
 
-fn money(minor: i64, currency: Currency) -> String {
-    format!("{}\u{a0}{currency}", currency.written(minor))
+fn money(of: Money) -> String {
+    format!("{}\u{a0}{}", of.written(), of.currency)
 }

@@ -25,11 +25,14 @@ use jobs::roll_counters::RollCounters;
 use jobs::roll_periods::RollPeriods;
 use jobs::sync_stripe::SyncStripe;
 use jobs::verify_books::VerifyBooks;
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema};
 
 use super::outcome::RunOutcome;
+use crate::format::Counted;
 use crate::metrics::{Metrics, RecordMetrics};
 use crate::queue::DueKind;
-use crate::report_sentence::{self, ReportSentence};
+use crate::report_sentence::{self, ReportSentence, WithSentence};
 use crate::wording;
 use books::units::similar::offer;
 
@@ -58,6 +61,8 @@ pub struct Kind {
     due: Option<&'static str>,
     run: Run,
     check: fn(&str) -> Result<ValidatedPayload, String>,
+    /// The schema of its report, as it is stored.
+    pub(crate) report_schema: fn(SchemaSettings) -> Schema,
 }
 
 impl std::fmt::Debug for Kind {
@@ -82,7 +87,7 @@ fn read<J: Job>(payload: &str) -> Result<J, String> {
 
 impl Kind {
     /// The kind of a job type.
-    pub fn of<J: Job<Report: RecordMetrics + ReportSentence>>() -> Self {
+    pub fn of<J: Job<Report: JsonSchema + RecordMetrics + ReportSentence>>() -> Self {
         Self {
             name: J::KIND,
             about: J::DESCRIPTION,
@@ -95,6 +100,9 @@ impl Kind {
                 let job = read::<J>(payload)?;
                 let payload = serde_json::to_string(&job).map_err(|e| e.to_string())?;
                 Ok(ValidatedPayload { payload, key: job.key() })
+            },
+            report_schema: |settings| {
+                settings.into_generator().into_root_schema_for::<Counted<WithSentence<'static, J::Report>>>()
             },
         }
     }

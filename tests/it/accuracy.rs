@@ -46,7 +46,7 @@ fn a_backend_that_forgets_half_of_its_reports_is_named_until_it_reports_them() {
     let nothing = "nothing to compare: the web backend reports no measured usage";
     place.run("accuracy").ends(0).says(&[nothing]);
     place.run("accuracy --json").ends(0).says(&["\"meters\": []"]);
-    place.run("run fold_measurements").ends(0);
+    place.run("run fold_measurements --json").ends(0);
     let without = |line: &str, word: &str| {
         let ran = place.run(line);
         assert!(!ran.out.contains(word), "{line}: {}", ran.out);
@@ -83,7 +83,7 @@ fn a_backend_that_forgets_half_of_its_reports_is_named_until_it_reports_them() {
 
     // the daily job keeps the finding for status, pages and metrics
     without("status", "MeterMeasuredDiffers");
-    place.run("run fold_measurements").ends(0).says(&["chime_minutes"]);
+    place.run("run fold_measurements --json").ends(0).says(&["chime_minutes"]);
     place.run("status").ends(3).says(&[
         "MeterMeasuredDiffers",
         "measured and billed chime_minutes of 1 customer differ on several settled days",
@@ -92,7 +92,7 @@ fn a_backend_that_forgets_half_of_its_reports_is_named_until_it_reports_them() {
 
     measure(&place, "bob", 10);
     place.run("accuracy").ends(0).says(&["No finding: no meter differs by more than 5 %"]);
-    place.run("run fold_measurements").ends(0);
+    place.run("run fold_measurements --json").ends(0);
     without("status", "MeterMeasuredDiffers");
     assert_eq!(place.query(LEDGER), ledger, "measured usage is never booked");
     place.run("verify").ends(0);
@@ -110,7 +110,7 @@ fn each_pattern_is_explained() {
         measure(&place, "ann", ann);
         measure(&place, "bob", bob);
         place.run("accuracy").ends(3).says(&words);
-        place.run("run fold_measurements").ends(0);
+        place.run("run fold_measurements --json").ends(0);
         place
             .run("status")
             .ends(3)

@@ -44,7 +44,7 @@ fn from_an_empty_account_to_invoices_that_equal_the_books() {
     fixture.book("ann", "storage_gb", "1.5");
     // usage before the first subscription is known: it waits
     fixture.run("push").ends(0).says(&["0 events planned"]);
-    let synced = fixture.run("run sync-stripe").ends(0).json();
+    let synced = fixture.run("run sync-stripe --json").ends(0).json();
     assert_eq!((&synced["read"], &synced["changed"], &synced["items"]), (&1.into(), &1.into(), &2.into()));
     fixture.run("run roll-periods").ends(0);
     fixture.run("push --dry-run").ends(0).says(&["250123", "1500", "2 events would be sent"]);
@@ -53,7 +53,7 @@ fn from_an_empty_account_to_invoices_that_equal_the_books() {
     assert_eq!(fixture.invoiced("ann", "chime_milliminutes"), "250123");
     assert_eq!(fixture.invoiced("ann", "storage_mb_months"), "1500");
     fixture.run("push").ends(0).says(&["0 events planned", "0 sent"]);
-    let again = fixture.run("run push-stripe").ends(0).json();
+    let again = fixture.run("run push-stripe --json").ends(0).json();
     assert_eq!((&again["planned"], &again["attempts"]), (&0.into(), &0.into()), "{again}");
 
     // AWS restates: up a little, and down to what is included
@@ -244,7 +244,7 @@ fn keys_accounts_and_modes_that_do_not_fit_are_refused_and_lose_nothing() {
     // without a key: a dry run
     with("push", &[]).ends(0).says(&["METER_STRIPE__KEY is not set", "1 event would be sent, for 1 customer"]);
     with("stripe check", &[]).ends(2).says(&["METER_STRIPE__KEY is not set"]);
-    with("run sync-stripe", &[]).ends(0).says(&["without_key"]);
+    with("run sync-stripe --json", &[]).ends(0).says(&["without_key"]);
     for (key, live, says) in [
         ("sk_live_abc", "false", "stripe.live is false"),
         (KEY, "true", "stripe.live is true"),
@@ -313,7 +313,7 @@ fn an_independent_server_made_of_stripes_description_takes_every_request() {
     run("plan apply plans.toml").ends(0);
     let setup = run("stripe setup");
     assert!(!setup.err.contains("Stripe answered 4"), "{}{}", setup.out, setup.err);
-    run("run sync-stripe").says(&["\"read\""]);
+    run("run sync-stripe --json").says(&["\"read\""]);
     let variables =
         [("METER_STRIPE__KEY", KEY), ("METER_STRIPE__URL", &url)].map(|(k, v)| (k.to_owned(), v.to_owned()));
     let config = meter::config::Config::load(Some(&place.path("meter.toml")), variables.into_iter()).unwrap();

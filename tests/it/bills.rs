@@ -45,7 +45,7 @@ fn promised(bills: &serde_json::Value) -> BTreeMap<(String, String), i64> {
                 _ => "storage_mb_months",
             };
             let key = (bill["customer"].as_str().unwrap().to_owned(), event_name.to_owned());
-            found.insert(key, line["amount_minor"].as_i64().unwrap());
+            found.insert(key, line["amount"]["minor"].as_i64().unwrap());
         }
     }
     found
@@ -143,11 +143,9 @@ fn a_statement_has_the_figures_of_the_bill_in_words_for_the_customer() {
     let bill = fixture.run("bill ann --json").ends(0).json();
     let found = fixture.run("statement ann --json").ends(0).json();
     let (bill, form) = (&bill["bills"][0], &found["form"]);
-    assert_eq!((form, &found["amount_minor"]), (&1.into(), &bill["amount_minor"]));
+    assert_eq!((form, &found["amount"]), (&2.into(), &bill["amount"]));
     for (own, line) in found["meters"].as_array().unwrap().iter().zip(bill["lines"].as_array().unwrap()) {
-        for field in
-            ["meter", "included", "booked", "within", "billed", "waiting", "house", "not_priced", "amount_minor"]
-        {
+        for field in ["meter", "included", "booked", "within", "billed", "waiting", "house", "not_priced", "amount"] {
             assert_eq!(own[field], line[field], "{field}");
         }
         let number = |text: &serde_json::Value| text.as_str().unwrap().parse::<rust_decimal::Decimal>().unwrap();
@@ -178,7 +176,7 @@ fn a_statement_is_served_to_whoever_has_a_signed_link_alone() {
     assert!(page.head.contains("no-store") && page.head.contains("no-referrer"), "{}", page.head);
     let json = worker.get(&format!("{link}&form=json"));
     let found: serde_json::Value = serde_json::from_str(&json.body).unwrap();
-    assert_eq!((&found["customer"], &found["amount_minor"]), (&"ann".into(), &121.into()));
+    assert_eq!((&found["customer"], &found["amount"]["minor"]), (&"ann".into(), &121.into()));
     // from elsewhere, through a proxy
     let from = [("Host", "meter.example.com"), ("X-Forwarded-For", "198.51.100.7")];
     assert_eq!(request(worker.port, "GET", &link, &from, "").unwrap().status, 200);

@@ -111,7 +111,7 @@ fn a_founder_backfills_a_month_with_another_tag_looks_applies_and_reverts() {
     let allowed = "SELECT customer || ' ' || allowed FROM entitlements WHERE meter = 'chime_minutes' ORDER BY 1";
     assert_eq!(fixture.place.query(allowed), ["ann 0", "bob 1"]);
     let bill = fixture.run("bill ann --json").ends(0).json();
-    assert_eq!(bill["bills"][0]["amount_minor"], plan["effects"]["money"][0]["after_minor"]);
+    assert_eq!(bill["bills"][0]["amount"]["minor"], plan["effects"]["money"][0]["after_minor"]);
     fixture.run("push").ends(0);
     assert_eq!(fixture.invoiced("ann", "chime_milliminutes"), "200000");
 

@@ -70,7 +70,10 @@ fn table(page: &mut String, arguments: &[&Arg]) {
 fn section(page: &mut String, name: &str, command: &Command) {
     let own = arguments(command, false);
     let _ = writeln!(page, "## {name}\n");
-    let about = sentence(command.get_long_about().or_else(|| command.get_about()));
+    // the first line has no full stop, and the others are a text of their own
+    let about = command.get_long_about().or_else(|| command.get_about()).map(ToString::to_string).unwrap_or_default();
+    let parts = about.split("\n\n").map(|part| sentence(Some(part)));
+    let about = parts.filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ");
     page.push_str(&wrapped(&about));
     table(page, &own);
     for below in command.get_subcommands().filter(|c| c.get_name() != "help" && !c.is_hide_set()) {
@@ -111,9 +114,9 @@ fn page() -> String {
     }
     page.push('\n');
     page.push_str(&wrapped(
-        "`--json` prints one document on standard output, whatever happens: a command that fails prints `{\"error\": \
-         {\"message\": …, \"exit_code\": …}}`, and the message on standard error as ever. Quantities and prices are exact decimals as \
-         text, amounts of money are whole minor units (cents), instants are RFC 3339 in UTC.",
+        "`--json` prints one document on standard output, whatever happens: a command that fails prints its own, or \
+         `{\"error\": {\"message\": …, \"exit_code\": …}}`, and the message on standard error as ever. `json.md` has the rules, and `meter \
+         schema` prints the JSON Schema of each document.",
     ));
     page.push_str("These arguments go with every command:\n\n");
     table(&mut page, &arguments(&command, true));

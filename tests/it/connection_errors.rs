@@ -200,6 +200,7 @@ fn a_receiver_that_cannot_be_reached_is_named_without_its_path() {
     let place = Workspace::with(&format!("[notifications]\nurl = \"{down}/hook?key=hidden\"\n"));
     let run =
         |line: &str| place.run_with(line, &[("METER_NOTIFICATIONS__SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")]);
+    run("migrate").ends(0);
     run("customer add ann").ends(0);
     run("run enforce-budgets").ends(0);
     place.execute("UPDATE turn_periods SET used = 500");

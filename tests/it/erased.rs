@@ -300,6 +300,7 @@ fn a_killed_erasure_is_whole_or_did_nothing() {
 #[test]
 fn an_erasure_waits_for_running_jobs_and_says_what_is_in_the_way() {
     let place = crate::support::Workspace::new();
+    place.run("migrate").ends(0);
     place.run("customer add ann").ends(0);
     for (arguments, code, says) in [
         ("customer erase ann", 2, "--reason"),

@@ -215,6 +215,9 @@ fn what_cannot_be_explained_is_bad_usage() {
         let ran = place.run(line).ends(2).says(&[why]);
         assert!(ran.out.is_empty() || line.contains("--json"), "{line}: {}", ran.out);
     }
-    place.run("explain ann").ends(0).says(&["ann: billing period", "nothing is booked, and nothing is billed"]);
+    place
+        .run("explain ann")
+        .ends(0)
+        .says(&["ann: billing period", "nothing was used in it, so there is nothing to explain"]);
     place.run("explain ann --csv").ends(0).says(&["what,customer,meter,day,kind,quantity,"]);
 }

@@ -76,7 +76,7 @@ fn an_unknown_customer_is_bad_usage_for_every_command() {
     {
         place.execute(&sql);
     }
-    place.run("usage bab --month 2026-01").ends(0).says(&["unknown customer"]);
+    place.run("usage bab --month 2026-01").ends(0).says(&["unknown: the books have no customer with this id"]);
     place.run("usage bab --month 2026-02").ends(0).says(&["nothing is booked in 2026-02"]);
     place.run("entitlements bab").ends(2).says(&["usage under that id is kept", "meter customer add bab"]);
 }

@@ -71,7 +71,7 @@ fn a_subscription_with_an_impossible_id_is_left_out_and_named() {
         let subscription = Subscription::monthly(name, "cus_ann", began, &["price_storage"]);
         fixture.stripe.world().add_subscription(subscription);
     }
-    let synced = fixture.run("run sync-stripe full=true").ends(3).json();
+    let synced = fixture.run("run sync-stripe full=true --json").ends(3).json();
     assert_eq!((&synced["read"], &synced["unusable"]), (&3.into(), &1.into()), "{synced}");
     assert_eq!(fixture.place.query("SELECT id FROM subscriptions ORDER BY id"), ["sub_2", "sub_ann"]);
     fixture.runtime.shutdown_background();

@@ -46,13 +46,13 @@ fn a_margin_is_the_bill_less_the_cost_of_its_days() {
     let costs = ["0.7623456789", "0.034"].map(|text| text.parse::<Decimal>().unwrap());
     for (at, bill) in bills["bills"].as_array().unwrap().iter().enumerate() {
         let own = &found["customers"][at];
-        let revenue = Decimal::new(bill["amount_minor"].as_i64().unwrap(), 2);
+        let revenue = Decimal::new(bill["amount"]["minor"].as_i64().unwrap(), 2);
         assert_eq!((&own["customer"], number(&own["revenue"])), (&bill["customer"], revenue));
         assert_eq!(number(&own["costs"]["USD"]), costs[at]);
         assert_eq!(number(&own["margin"]), revenue - costs[at]);
         for line in bill["lines"].as_array().unwrap() {
             let own = own["lines"].as_array().unwrap().iter().find(|own| own["meter"] == line["meter"]).unwrap();
-            assert_eq!(number(&own["revenue"]), Decimal::new(line["amount_minor"].as_i64().unwrap(), 2));
+            assert_eq!(number(&own["revenue"]), Decimal::new(line["amount"]["minor"].as_i64().unwrap(), 2));
         }
     }
     let total = &found["totals"]["USD"];

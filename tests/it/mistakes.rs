@@ -67,6 +67,13 @@ const TITLES: [(&str, &[Mistake]); 10] = [
             config(&[("meter.toml", "[stripe]\nkey = \"sk_test_1\"\n")]),
             config(&[("meter.toml", "tag_key = \"a\"\ntag_key = \"b\"\n")]),
             config(&[("meter.toml", "[[exports]\n")]),
+            config(&[(
+                "meter.toml",
+                "[[meters]]\nname = \"fine\"\nunit = \"x\"\nproducts = [\"A\"]\nusage_types = [\"*\"]\nfactor = \"1\"\n\n\
+                 [[meters]]\nname = \"Bad Name\"\nproducts = []\nusage_types = [\"*\"]\nfactor = \"0\"\n",
+            )]),
+            variable("config check", &[("METER_STRIPE", "sk_test_1")]),
+            variable("config check", &[("METER_STRIPE__KEY", "sk_test_1\n")]),
             config(&[("meter.toml", "log.level = \"inf\"\n[guard]\nallow_unknown_line_types = \"yes\"\nfloor = -1\n")]),
         ],
     ),

@@ -100,6 +100,7 @@ fn serve(mut stream: TcpStream, does: &Mutex<Does>, got: &Mutex<Vec<Request>>) {
 fn place(receiver: &Receiver) -> Workspace {
     let place =
         Workspace::with(&format!("[notifications]\nurl = \"http://127.0.0.1:{}/hook?key=hidden\"\n", receiver.port));
+    run(&place, "migrate").ends(0);
     run(&place, "customer add ann").ends(0);
     run(&place, "run enforce-budgets").ends(0);
     place.execute("UPDATE turn_periods SET used = 500");
@@ -115,7 +116,7 @@ fn run(place: &Workspace, line: &str) -> Ran {
     ran
 }
 
-pub(crate) const DELIVER: &str = "run deliver-notifications";
+pub(crate) const DELIVER: &str = "run deliver-notifications --json";
 const STATES: &str = "SELECT state, attempts, count(*) FROM notifications GROUP BY 1, 2 ORDER BY 1, 2";
 
 #[test]
@@ -233,9 +234,10 @@ fn what_nobody_takes_for_a_day_is_dead_and_can_be_sent_again() {
 #[test]
 fn without_a_target_notifications_are_known_and_settings_are_checked() {
     let place = Workspace::with("");
+    place.run("migrate").ends(0);
     place.run("customer add ann").ends(0);
     place.execute("UPDATE turn_periods SET used = 500");
-    place.run("run enforce-budgets").ends(0).says(&["4 notification(s) are recorded as known and not sent"]);
+    place.run("run enforce-budgets").ends(0).says(&["4 notification(s) are kept and not sent"]);
     place.run(DELIVER).ends(0).says(&["\"delivered\": 0"]);
     let said = ["known, not sent", "no webhook was configured", "notifications.url is not set"];
     place.run("notifications list --state known").ends(0).says(&said);
@@ -281,7 +283,7 @@ fn the_first_run_sends_no_history_and_the_next_crossing_is_sent() {
     let said = [
         "38 meter(s) newly blocked",
         "blocked now: 38 meter(s); 117 more",
-        "152 notification(s) are recorded as known",
+        "152 notification(s) are kept and not sent",
     ];
     run(&place, ENFORCE).ends(0).says(&said);
     run(&place, DELIVER).ends(0);
@@ -313,6 +315,7 @@ fn what_lay_behind_when_somebody_began_to_look_is_known() {
         std::fs::write(place.path("meter.toml"), format!("{url}{more}")).unwrap();
     };
     let used = |n: u32| place.execute(&format!("UPDATE turn_periods SET used = {n}"));
+    place.run("migrate").ends(0);
     place.run("customer add ann").ends(0);
     place.run(ENFORCE).ends(0);
     used(300);
@@ -328,7 +331,7 @@ fn what_lay_behind_when_somebody_began_to_look_is_known() {
     assert_eq!(states(&place), expected);
     // two shares are new; one of them lies ahead, and several are crossed at once
     set(&place, "[enforce]\nthresholds = [50, 70, 80, 90, 100]\n");
-    run(&place, ENFORCE).ends(0).says(&["0 changed", "1 notification(s) are recorded as known"]);
+    run(&place, ENFORCE).ends(0).says(&["0 changed", "1 notification(s) are kept and not sent"]);
     expected.insert(0, "known|it lay behind when enforce.thresholds got this share|1".to_owned());
     assert_eq!(states(&place), expected);
     used(500);
@@ -356,6 +359,7 @@ fn what_lay_behind_when_somebody_began_to_look_is_known() {
 #[test]
 fn a_plan_that_is_unknown_for_a_while_blocks_and_unblocks() {
     let place = Workspace::with("[notifications]\nurl = \"http://127.0.0.1:9/hook\"\n");
+    run(&place, "migrate").ends(0);
     run(&place, "customer add ann").ends(0);
     run(&place, ENFORCE).ends(0);
     let meters = place.query("SELECT meter FROM entitlements WHERE allowed").len();
@@ -371,6 +375,7 @@ fn a_plan_that_is_unknown_for_a_while_blocks_and_unblocks() {
 fn what_the_lost_books_knew_is_not_sent_by_restored_ones() {
     let place = Workspace::with("[notifications]\nurl = \"http://127.0.0.1:9/hook\"\n");
     let used = |n: u32| place.execute(&format!("UPDATE turn_periods SET used = {n}"));
+    run(&place, "migrate").ends(0);
     run(&place, "customer add ann").ends(0);
     run(&place, ENFORCE).ends(0);
     run(&place, "backup copy.db").ends(0);

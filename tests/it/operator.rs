@@ -88,7 +88,7 @@ const STATES: &str = "SELECT receiver, state, attempts, coalesce(error, '') FROM
 #[test]
 fn a_receiver_that_is_away_delays_no_other_and_gets_the_message_later() {
     let (place, operator) = (Workspace::with(""), Operator::start());
-    let made = operator.run(&place, "run operator-digest --as-of 2026-03-11T00:00:00Z").ends(0).json();
+    let made = operator.run(&place, "run operator-digest --as-of 2026-03-11T00:00:00Z --json").ends(0).json();
     assert_eq!((&made["week"], &made["messages"]), (&"2026-03-09".into(), &2.into()));
     for (n, (does, why)) in [
         (Does::Answer("500 Internal Server Error"), "the receiver answered 500"),

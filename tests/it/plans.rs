@@ -230,7 +230,7 @@ fn a_dry_run_of_a_push_ends_as_the_push_would_and_says_who_has_no_invoice() {
         "no invoice can take what the plan bills, for 2 customers:",
         "dan       no Stripe id",
         "eve       no subscription",
-        "set customers.stripe_customer_id",
+        "`meter customer set CUSTOMER --stripe-id ID`",
     ]);
     let list: Vec<&str> = ran.out.lines().skip_while(|line| !line.contains("no invoice can take")).collect();
     assert!(
@@ -272,6 +272,24 @@ fn a_dry_run_of_a_push_ends_as_the_push_would_and_says_who_has_no_invoice() {
     both(3, &["deferred: 1 amount: Stripe refused an event"]);
     fixture.place.execute("UPDATE customers SET plan = 'gone' WHERE id = 'ann'");
     both(3, &["an unknown plan, for 1 customer"]);
+    fixture.judge();
+}
+
+/// The period of a subscription that ended goes on until `roll_periods` ends it, too.
+#[test]
+fn a_dry_run_names_who_used_on_after_a_subscription_ended() {
+    let fixture = BillingFixture::open(&["ann"]);
+    fixture.book("ann", "chime_minutes", "350");
+    fixture.place.execute(
+        "UPDATE subscriptions SET status = 'canceled', ended_at = unixepoch() - 4 * 86400, updated_at = unixepoch()",
+    );
+    let pending = fixture.run("push --dry-run").ends(0);
+    assert!(pending.out.contains("a push first opens or moves billing periods, for 1 customer"), "{}", pending.out);
+    fixture.run("run roll-periods").ends(0);
+    fixture
+        .run("push --dry-run")
+        .ends(0)
+        .says(&["no invoice can take what the plan bills, for 1 customer:", "no subscription"]);
     fixture.judge();
 }
 

@@ -2,6 +2,7 @@
 //! `meter demo stripe`.
 
 use std::collections::BTreeMap;
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -47,13 +48,23 @@ fn create(port: u16, line: &str) -> Answer {
     request(port, "POST", &format!("/v1/{resource}"), &headers, &form.join("&")).unwrap()
 }
 
+/// The made-up account, which does not outlive its test.
+struct Account(Child);
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+    }
+}
+
 #[test]
 fn the_set_up_of_stripe_can_be_rehearsed_as_it_is_written() {
     let place = Workspace::with(CONFIG);
     std::fs::write(place.path("plans.toml"), PLAN).unwrap();
     let port = free_port();
+    let listen = format!("127.0.0.1:{port}");
     let mut account =
-        meter(place.folder.path()).args(["demo", "stripe", "--listen", &format!("127.0.0.1:{port}")]).spawn().unwrap();
+        Account(meter(place.folder.path()).args(["demo", "stripe", "--listen", &listen]).spawn().unwrap());
     let url = format!("http://127.0.0.1:{port}/");
     let start = Instant::now();
     while request(port, "GET", "/v1/prices", &[("Authorization", "Bearer sk_test_demo")], "").is_none() {
@@ -71,7 +82,7 @@ fn the_set_up_of_stripe_can_be_rehearsed_as_it_is_written() {
                 "stripe setup" => {
                     // the price is still to be made: the printed command is the page's
                     let ran = ran.ends(3);
-                    let (_, made) = ran.out.split_once("make one: ").unwrap_or_else(|| panic!("{}", ran.out));
+                    let (_, made) = ran.out.split_once("make one:\n").unwrap_or_else(|| panic!("{}", ran.out));
                     made.lines().next().unwrap().clone_into(&mut printed);
                     let (_, id) = made.split_once("recurring[meter]=").unwrap();
                     ids.insert("mtr", id.split('"').next().unwrap().to_owned());
@@ -110,6 +121,6 @@ fn the_set_up_of_stripe_can_be_rehearsed_as_it_is_written() {
         }
     }
     assert_eq!(ids.keys().copied().collect::<Vec<_>>(), ["cus", "mtr", "price", "sub"]);
-    account.kill().unwrap();
-    crate::support::ended(&mut account);
+    account.0.kill().unwrap();
+    crate::support::ended(&mut account.0);
 }

@@ -184,8 +184,8 @@ fn work_on_many_customers_makes_few_requests() {
          SELECT 'sub_' || replace(id, ' ', ''), id, 'active', unixepoch() - 2160000, unixepoch() - 2160000 FROM customers",
     );
     // three transactions of at least 500 customers, of three requests each
-    run("run roll_periods", 13, "for 1,500 customer(s)");
-    run("run roll_periods", 2, "for 0 customer(s)");
+    run("run roll_periods", 13, "of 1,500 customer(s) looked at");
+    run("run roll_periods", 2, "of 0 customer(s) looked at");
     // one of them asks who was erased
     run("ingest --month 2026-01", 42, "");
     run("ingest --month 2026-01", 4, "");

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use crate::support::billing_fixture::{BillingFixture, DAY};
 
-const FULL: &str = "run sync-stripe --payload {\"full\":true}";
+const FULL: &str = "run sync-stripe --payload {\"full\":true} --json";
 
 /// Ten days ago, when the subscriptions of the fixture began.
 fn began() -> i64 {
@@ -32,6 +32,39 @@ impl BillingFixture {
         change(&mut subscription);
         world.add_subscription(subscription);
     }
+}
+
+#[test]
+fn a_subscription_that_is_older_than_the_customers_stripe_id_is_found() {
+    let fixture = BillingFixture::open(&["ann"]);
+    let began = jiff::Timestamp::now().as_second() - 9 * 86_400;
+    {
+        let mut world = fixture.stripe.world();
+        for name in ["eve", "fay"] {
+            world.add_customer(&format!("cus_{name}"));
+        }
+        world.add_subscription(Subscription::monthly("sub_eve", "cus_eve", began, &["price_chime", "price_storage"]));
+    }
+    fixture.run("run sync-stripe full=true").ends(0);
+    fixture.run("customer add eve --plan pro").ends(0);
+    fixture.run("customer set eve --stripe-id cus_eve").ends(0);
+    // one without a subscription, and one that Stripe does not have
+    fixture.run("customer add fay --plan pro --stripe-customer-id cus_fay").ends(0);
+    fixture.run("customer add gil --plan pro --stripe-customer-id cus_gil").ends(0);
+    let asked = || {
+        let requests = fixture.stripe.world().requests().len();
+        let report = fixture.run("run sync-stripe --json").ends(0).json();
+        (report["full"].clone(), report["changed"].clone(), fixture.stripe.world().requests().len() - requests)
+    };
+    assert_eq!(asked(), (false.into(), 1.into(), 4), "the new ones, and three customers");
+    assert_eq!(fixture.place.query("SELECT id FROM subscriptions WHERE customer = 'eve'"), ["sub_eve"]);
+    assert_eq!(asked(), (false.into(), 0.into(), 1), "each Stripe id is asked for once");
+    // very many are read with all others
+    let many: String = (0..101).map(|n| format!("m{n},pro,cus_m{n}\n")).collect();
+    std::fs::write(fixture.place.path("many.csv"), format!("id,plan,stripe_customer_id\n{many}")).unwrap();
+    fixture.run("customer import many.csv").ends(0);
+    assert_eq!(asked().0, true);
+    fixture.judge();
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::process::Command;
 use testkit::needs::tool;
 
 use crate::support::served::demo;
-use crate::support::{Ran, meter, output};
+use crate::support::{Ran, Workspace, meter, output};
 
 /// Commands that print tables, lists and sentences. `{customer}` is one of the demo's.
 const COMMANDS: [&str; 30] = [
@@ -56,6 +56,29 @@ fn in_terminal(folder: &Path, line: &str, columns: usize, variables: &[(&str, &s
 fn customer(folder: &Path) -> String {
     let query = "SELECT customer FROM billing_targets WHERE billable > 0 ORDER BY billable DESC LIMIT 1";
     crate::support::query(&folder.join("meter.db"), query).remove(0)
+}
+
+#[test]
+fn a_command_of_more_than_a_second_shows_that_it_goes_on() {
+    if !tool("script") {
+        return;
+    }
+    let place = Workspace::new();
+    place.run("migrate").ends(0);
+    let seen = |line: &str| {
+        let mut command = Command::new("script");
+        command
+            .current_dir(place.folder.path())
+            .envs(meter(place.folder.path()).get_envs().filter_map(|(k, v)| Some((k, v?))));
+        command.args(["-qec", &format!("{} {line}", env!("CARGO_BIN_EXE_meter")), "/dev/null"]).env("TERM", "xterm");
+        Ran::from(output(&mut command)).out
+    };
+    let long = seen("run probe name=a millis=2500");
+    assert!(long.contains("meter run probe name=a millis=2500 1s"), "{long:?}");
+    // it is gone when there is something to read
+    let (before, after) = long.split_once("probe: ").unwrap();
+    assert!(before.contains("1s") && !after.contains("meter run"), "{long:?}");
+    assert!(!seen("run probe name=b").contains("meter run"));
 }
 
 #[test]

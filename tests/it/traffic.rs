@@ -105,7 +105,7 @@ fn commands_say_what_their_work_cost_and_a_local_file_costs_nothing() {
     }
     assert!(remote.run("verify --json").json()["database"]["rows_read"].as_u64().unwrap() > 1000);
     assert!(local.run("verify --json").json().get("database").is_none());
-    assert!(remote.run("run verify-books").json()["database"]["rows_read"].as_u64().unwrap() > 1000);
+    assert!(remote.run("run verify-books --json").json()["database"]["rows_read"].as_u64().unwrap() > 1000);
     local.run("enqueue probe name=near").ends(0);
     let ran = local.run("work --once --no-schedule --log info").ends(0);
     assert!(ran.err.contains("done; ") && !ran.err.contains(SAID), "{}", ran.err);

@@ -281,7 +281,11 @@ fn dead_jobs_say_why_and_can_be_retried() {
     let place = Workspace::new();
     place.run("demo generate bucket --month 2026-03 --rows 500").ends(0);
     place.run("enqueue ingest_cur export=elsewhere month=2026-03").ends(0);
-    place.run("work --once --no-schedule").ends(1).says(&["failed for good", "no export named `elsewhere`", "1 dead"]);
+    let ran = place.run("work --once --no-schedule").ends(1);
+    let ran = ran.says(&["failed for good", "no export named `elsewhere`", "1 dead"]);
+    // what the line does not say itself of the run
+    let line = ran.err.lines().find(|line| line.contains("failed for good")).unwrap();
+    assert!(line.ends_with("(month=\"2026-03\")"), "{line}");
     place.run("jobs list --state dead").ends(0).says(&["ingest_cur/elsewhere/2026-03", "no export named"]);
     place.run("jobs show 1").ends(0).says(&["dead", "payload", "\"month\":\"2026-03\""]);
     let more = std::fs::read_to_string(place.path("meter.toml")).unwrap().replace("main", "elsewhere");
@@ -290,7 +294,9 @@ fn dead_jobs_say_why_and_can_be_retried() {
     place.run("work --once --no-schedule").ends(0).says(&["1 done"]);
     place.run("jobs retry 1").ends(1).says(&["nothing was changed"]);
     place.run("jobs cancel 1").ends(1).says(&["finished jobs cannot be cancelled"]);
-    place.run("jobs purge --all").ends(0).says(&["1 job(s) removed"]);
+    place.run("enqueue probe name=waits").ends(0);
+    place.run("jobs cancel 1 2 02").ends(1).says(&["1 job(s) cancelled", "1 of 2 jobs stay as they were"]);
+    place.run("jobs purge --all").ends(0).says(&["2 job(s) removed"]);
 }
 
 #[test]
@@ -339,5 +345,5 @@ fn bad_input_says_what_and_where() {
     }
     let numbered = place.run("enqueue probe name=7 millis=5").ends(0);
     assert!(numbered.out.contains("enqueued"));
-    place.run("run probe name=here").ends(0).says(&["\"repeats\": 0"]);
+    place.run("run probe name=here --json").ends(0).says(&["\"repeats\": 0"]);
 }

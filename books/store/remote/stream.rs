@@ -236,7 +236,13 @@ impl Stream {
             return Err(BooksError::Sql(format!("{at} answers with a redirect ({status}); check database.url")));
         }
         if status != StatusCode::OK {
-            return Err(of_answer(status, &body, asked.elapsed()));
+            // another server may say back what it was sent
+            let mut text = String::from_utf8_lossy(&body).into_owned();
+            let sent = server.authorization.to_str().unwrap_or_default();
+            if let Some(token) = sent.strip_prefix("Bearer ").filter(|token| !token.is_empty()) {
+                text = text.replace(token, "(the token)");
+            }
+            return Err(of_answer(status, text.as_bytes(), asked.elapsed()));
         }
         self.counters.answered();
         serde_json::from_slice(&body).map_err(|e| BooksError::Network(format!("its answer is no Hrana: {e}")))

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Kinds of line that are described; of more, the first ones in the alphabet.
@@ -28,7 +29,7 @@ pub struct KindKey {
 }
 
 /// What the lines of a kind say of themselves: the texts of each column, without the empty one.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct KindDescription {
     /// `line_item_operation`.
     pub operations: BTreeSet<String>,

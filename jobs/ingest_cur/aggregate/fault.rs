@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::listed::shown;
@@ -18,7 +19,7 @@ use books::usage::meter::Rules;
 const NAMED: usize = 3;
 
 /// What is wrong with a line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FaultKind {
     /// No customer can be read from its tags. It counts as usage without a customer.
@@ -49,7 +50,7 @@ impl FaultKind {
 }
 
 /// A faulty line, by its place.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema, Serialize, Deserialize)]
 pub struct LineFault {
     /// Key in the bucket or path in the folder.
     pub file: String,
@@ -92,7 +93,7 @@ pub struct Origin<'a> {
 }
 
 /// The faulty lines of a kind and meter.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct FaultyLines {
     pub kind: FaultKind,
     pub meter: String,

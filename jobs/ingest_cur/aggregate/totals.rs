@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::described::{KindDescription, KindKey};
@@ -46,7 +47,7 @@ pub struct Totals {
 }
 
 /// A line type of which it is unknown whether it carries usage, on lines that a meter claims.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct UnknownLineType {
     pub line_type: String,
     pub lines: u64,

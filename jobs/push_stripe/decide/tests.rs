@@ -1,9 +1,12 @@
 //! Tables and properties of planning for one customer and meter.
 
 use proptest::prelude::*;
+use rust_decimal::Decimal;
 
 use super::*;
+use books::stripe::billing_target::{Cut, target};
 use books::stripe::invoice::MARGIN;
+use books::units::quantity::Quantity;
 
 const DAY: i64 = 86_400;
 const GRACE: i64 = 3600;

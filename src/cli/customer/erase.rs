@@ -9,11 +9,13 @@ use books::store::database::Fence;
 use books::store::error::BooksError;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::cli::{actor, known_customer};
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
-use crate::print;
+use crate::print::{self, OutputFormat};
 use crate::queue::running_jobs;
 use crate::wiring::{self, Open};
 
@@ -31,10 +33,24 @@ pub(crate) struct Args {
     /// Erase; without it the command only says what would be erased. Nobody can undo it
     #[arg(long)]
     yes: bool,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What became of a customer's data.
+#[derive(JsonSchema, Serialize)]
+pub(in crate::cli) struct ErasedCustomer {
+    customer: String,
+    /// The customer is erased since an earlier run.
+    already: bool,
+    /// What this run did; none when the customer was erased already.
+    erasure: Option<Erasure>,
 }
 
 pub(super) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
-    let Args { customer, reason, yes } = args;
+    let Args { customer, reason, yes, json } = args;
+    let format = OutputFormat::of(json);
     if reason.trim().is_empty() {
         return Err(BadUsage("--reason: say why; it is kept".into()).into());
     }
@@ -42,13 +58,15 @@ pub(super) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let grace = Duration::from_secs(u64::from(config.stripe.grace_hours) * 3600);
     if !yes {
         let rows = match books.erasable(&customer, grace, now).await {
-            Err(error) => return refused(&books, &customer, error).await,
+            Err(error) => return refused(&books, &customer, error, format).await,
             Ok(rows) => rows,
         };
-        for changed in rows {
+        for changed in rows.iter().filter(|_| !json) {
             print::out(&format!("{}: {} row(s)", changed.table, print::count(changed.rows)));
         }
-        let why = format!("{customer} can be erased, and was not; --yes erases it, and nobody can undo that");
+        let listed = rows.iter().map(|of| format!("{}: {} row(s)", of.table, print::count(of.rows)));
+        let listed = if json { format!(" ({})", listed.collect::<Vec<_>>().join(", ")) } else { String::new() };
+        let why = format!("{customer} can be erased{listed}, and was not; --yes erases it, and nobody can undo that");
         return Err(BadUsage(why).into());
     }
     let reason = reason.trim().to_owned();
@@ -58,6 +76,10 @@ pub(super) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         let (fence, running) = no_running_job();
         let erased = books.fenced(fence).erase_customer(&customer, grace, entry.clone(), now).await;
         match erased {
+            Ok(erasure) if json => {
+                print::json(&ErasedCustomer { customer, already: false, erasure: Some(erasure) })?;
+                return Ok(Exit::Ok);
+            }
             Ok(erasure) => {
                 said(&erasure);
                 return Ok(Exit::Ok);
@@ -73,7 +95,7 @@ pub(super) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
                      `meter jobs list --state running` shows none, or stop the workers first"
                 );
             }
-            Err(error) => return refused(&books, &customer, error).await,
+            Err(error) => return refused(&books, &customer, error, format).await,
         }
     }
 }
@@ -96,19 +118,28 @@ fn no_running_job() -> (Fence, Arc<Mutex<Vec<String>>>) {
     (fence, seen)
 }
 
-async fn refused(books: &books::Database, customer: &str, error: EraseError) -> anyhow::Result<Exit> {
+async fn refused(
+    books: &books::Database,
+    customer: &str,
+    error: EraseError,
+    format: OutputFormat,
+) -> anyhow::Result<Exit> {
     match error {
         EraseError::Unknown => {
             known_customer::require(books, customer).await?;
             anyhow::bail!("the customer `{customer}` was removed just now")
+        }
+        EraseError::Already(_) if format == OutputFormat::Json => {
+            print::json(&ErasedCustomer { customer: customer.to_owned(), already: true, erasure: None })?;
+            Ok(Exit::Ok)
         }
         done @ EraseError::Already(_) => {
             print::out(&format!("{customer}: {done}; nothing is left to do"));
             Ok(Exit::Ok)
         }
         EraseError::Lives(first) => {
-            first.iter().for_each(|what| print::err(format_args!("{customer}: {what}")));
-            anyhow::bail!("{customer} was not erased, because something of it goes on")
+            let first = first.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            anyhow::bail!("{customer} was not erased, because something of it goes on: {first}")
         }
         EraseError::Books(error) => Err(error.into()),
     }

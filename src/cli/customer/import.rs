@@ -5,15 +5,18 @@ use std::fs::File;
 use std::path::Path;
 
 use anyhow::Context as _;
-use books::customers::changes::{ByHand, CustomerUpdate};
+use books::customers::changes::{ByHand, ChangedCustomer, CustomerUpdate};
 use books::customers::customer::{CustomerError, NewCustomer};
 use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::Serialize;
 
+use super::add::{self, AddedCustomers};
 use super::set::said;
 use crate::cli::actor;
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit, FileFaults};
-use crate::print;
+use crate::print::{self, OutputFormat};
 use crate::visible;
 use crate::wiring::{self, Open};
 use crate::wording;
@@ -33,33 +36,73 @@ struct CustomerFile {
     faults: BTreeMap<u64, String>,
 }
 
+/// An import that was asked for.
+#[derive(Clone, Copy)]
+pub(super) struct Import<'a> {
+    pub(super) file: &'a Path,
+    pub(super) dry_run: bool,
+    pub(super) format: OutputFormat,
+}
+
+/// What an import did, or with `--dry-run` would do.
+#[derive(JsonSchema, Serialize)]
+pub(in crate::cli) struct ImportedCustomers {
+    /// Nothing was written.
+    dry_run: bool,
+    /// Customers of the file.
+    read: usize,
+    /// None of a dry run without `--update`, which does not look into the books.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    added: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unchanged: Option<u64>,
+    changed: Vec<ChangedCustomer>,
+}
+
 /// Adds the customers of a file.
-pub(super) async fn add(config: &Config, file: &Path, dry_run: bool) -> anyhow::Result<Exit> {
+pub(super) async fn add(config: &Config, import: Import<'_>) -> anyhow::Result<Exit> {
+    let Import { file, dry_run, format } = import;
     let file = CustomerFile::read(file)?;
     let nobody = "nobody was added";
+    let read = file.customers.len();
     if dry_run {
         file.require_sound(nobody, None)?;
+        if format == OutputFormat::Json {
+            print::json(&ImportedCustomers { dry_run, read, added: None, unchanged: None, changed: vec![] })?;
+            return Ok(Exit::Ok);
+        }
         print::out(&format!("{} customers could be read; nothing was added", print::count(file.customers.len())));
         return Ok(Exit::Ok);
     }
     if !file.faults.is_empty() {
         // with what else is wrong, so that nobody has to come twice
-        let books = wiring::open_books(config, Open::MIGRATED).await?;
-        let found = books.customer_update(file.customers.clone()).await.err();
+        let found = match wiring::open_books(config, Open::THERE).await {
+            Ok(books) => books.customer_update(file.customers.clone()).await.err(),
+            Err(_) => None,
+        };
         file.require_sound(nobody, found)?;
     }
-    match super::add(config, file.customers.clone()).await {
+    match add::add(config, file.customers.clone()).await {
         Err(error) => file.refused(nobody, error),
-        done => done,
+        Ok(AddedCustomers { added, unchanged }) if format == OutputFormat::Json => {
+            let (added, unchanged) = (Some(added), Some(unchanged));
+            print::json(&ImportedCustomers { dry_run, read, added, unchanged, changed: vec![] })?;
+            Ok(Exit::Ok)
+        }
+        Ok(added) => {
+            added.show(format)?;
+            Ok(Exit::Ok)
+        }
     }
 }
 
 /// Adds the unknown customers of a file, and gives the others its values.
-pub(super) async fn update(config: &Config, file: &Path, dry_run: bool, now: Timestamp) -> anyhow::Result<Exit> {
+pub(super) async fn update(config: &Config, import: Import<'_>, now: Timestamp) -> anyhow::Result<Exit> {
+    let Import { file, dry_run, format } = import;
     let nothing = "nothing was changed";
     let file = CustomerFile::read(file)?;
     let customers = file.customers.clone();
-    let books = wiring::open_books(config, if dry_run { Open::EXISTING } else { Open::MIGRATED }).await?;
+    let books = wiring::open_books(config, if dry_run { Open::EXISTING } else { Open::THERE }).await?;
     let updated = if dry_run || !file.faults.is_empty() {
         books.customer_update(customers).await
     } else {
@@ -72,6 +115,11 @@ pub(super) async fn update(config: &Config, file: &Path, dry_run: bool, now: Tim
     };
     file.require_sound(nothing, None)?;
     let CustomerUpdate { added, changed, unchanged } = update;
+    if format == OutputFormat::Json {
+        let (added, unchanged) = (Some(u64::try_from(added.len())?), Some(u64::try_from(unchanged)?));
+        print::json(&ImportedCustomers { dry_run, read: file.customers.len(), added, unchanged, changed })?;
+        return Ok(Exit::Ok);
+    }
     for customer in changed.iter().take(LISTED) {
         let changes: Vec<String> = customer.changes.iter().map(said).collect();
         print::out(&format!("{}: {}", customer.customer, changes.join(", ")));
@@ -117,7 +165,9 @@ impl CustomerFile {
                     let NewCustomer { plan, stripe_customer_id, status, display_name, .. } = &mut customer;
                     for field in [plan, stripe_customer_id, status, display_name] {
                         field.take_if(|text| text.is_empty());
+                        field.iter_mut().for_each(|cell| *cell = print::from_csv(cell).to_owned());
                     }
+                    customer.id = print::from_csv(&customer.id).to_owned();
                     file.customers.push(customer);
                     file.lines.push(line);
                 }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::bail;
 use books::usage::meter::{LineClaim, Rules};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::usage_types::{pattern, without_regions};
@@ -24,7 +25,7 @@ const DESCRIPTION: usize = 16;
 const GAP: usize = 2;
 
 /// A price, and the offer that has it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema, Serialize)]
 struct OfferPrice {
     code: String,
     #[serde(flatten)]
@@ -38,7 +39,7 @@ impl OfferPrice {
 }
 
 /// What the prices propose.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, JsonSchema, Serialize)]
 struct Proposed {
     /// They cost what attendee minutes cost, and no rule claims them.
     attendee_minutes: Vec<OfferPrice>,
@@ -50,8 +51,8 @@ struct Proposed {
     other_prices: Vec<OfferPrice>,
 }
 
-#[derive(Serialize)]
-struct Listed<'a> {
+#[derive(JsonSchema, Serialize)]
+pub(in crate::cli) struct ListedOffers<'a> {
     offers: &'a [OfferList],
     proposed: &'a Proposed,
     /// For the configuration file; null when nothing is proposed.
@@ -191,7 +192,7 @@ pub(super) async fn run(
         if let (Some(file), Some(toml)) = (write, &toml) {
             whole_file::write_new(file, toml)?;
         }
-        print::json(&Listed { offers: &offers, proposed: &proposed, toml: toml.as_deref() })?;
+        print::json(&ListedOffers { offers: &offers, proposed: &proposed, toml: toml.as_deref() })?;
         return Ok(exit(&proposed));
     }
     for offer in &offers {

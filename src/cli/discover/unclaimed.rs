@@ -7,13 +7,14 @@ use books::units::quantity::Quantity;
 use books::usage::bill::{ClaimKind, LineKind};
 use jobs::ingest_cur::aggregate::{KindDescription, KindKey};
 use rust_decimal::Decimal;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::attendees;
 use super::usage_types::{pattern, without_regions};
 
 /// Lines that one rule would claim.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize)]
 pub(super) struct UnclaimedLines {
     pub(super) product: String,
     /// The usage type as a pattern of a rule.

@@ -176,7 +176,8 @@ fn number(text: &str) -> Result<String, String> {
 
 fn name(text: &str, most: usize, more: &str) -> Result<String, String> {
     let length = (1..=most).contains(&text.len());
-    let plain = allowed(text, more).filter(|_| length);
+    // one that begins with `-` is an option of the printed command
+    let plain = allowed(text, more).filter(|_| length && !text.starts_with('-'));
     plain.ok_or_else(|| format!("`{text}` is no name of 1 to {most} letters, digits and {more}"))
 }
 
@@ -194,7 +195,12 @@ fn tag_key(text: &str) -> Result<String, String> {
 /// A service, or the ARN of a user or role.
 fn principal(text: &str) -> Result<String, String> {
     let is_service = text.ends_with(".amazonaws.com") && allowed(text, ".-").is_some();
-    let is_arn = text.starts_with("arn:aws:iam::") && allowed(text, ":/+=,.@-_").is_some();
+    let of_account = text.strip_prefix("arn:aws:iam::").and_then(|rest| rest.split_once(':'));
+    let is_arn = of_account.is_some_and(|(account, who)| {
+        let named = ["role/", "user/"].iter().find_map(|kind| who.strip_prefix(kind));
+        number(account).is_ok()
+            && (who == "root" || named.is_some_and(|name| !name.is_empty() && allowed(name, "/+=,.@-_").is_some()))
+    });
     if is_service || is_arn {
         Ok(text.to_owned())
     } else {
@@ -253,6 +259,10 @@ mod tests {
             (refused(|g| g.names.export = "a b".into()), "--export"),
             (refused(|g| g.names.role = String::new()), "--role"),
             (refused(|g| g.names.trust = "everybody".into()), "--trust"),
+            (refused(|g| g.names.trust = "arn:aws:iam::".into()), "--trust"),
+            (refused(|g| g.names.trust = "arn:aws:iam::111122223333:role/".into()), "--trust"),
+            (refused(|g| g.region = Some("-----".into())), "--region"),
+            (refused(|g| g.names.turso_database = "-z".into()), "--turso-database"),
             (refused(|g| g.names.reports = vec!["s3://reports/a b".into()]), "--reports"),
             (refused(|g| g.names.turso_database = "a;b".into()), "--turso-database"),
         ] {

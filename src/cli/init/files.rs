@@ -12,6 +12,8 @@ use tempfile::NamedTempFile;
 use super::questions::StripeUse;
 use crate::config::{Config, ExportConfig, FormatConfig, KEY_VARIABLE, MeterConfig, TOKEN_VARIABLE};
 use crate::exit::BadUsage;
+use crate::visible;
+use crate::wording;
 
 /// What the files say.
 pub(super) struct Decided {
@@ -195,6 +197,12 @@ impl Targets {
             if file.symlink_metadata().is_ok() {
                 return Err(taken(file).into());
             }
+        }
+        // before anything is asked
+        let there = folder.ancestors().find(|there| there.is_dir()).unwrap_or(Path::new("."));
+        if let Err(why) = NamedTempFile::new_in(there) {
+            let (there, why) = (visible::path(there), wording::of_io(&why));
+            return Err(BadUsage(format!("--output: {there} cannot be written: {why}; nothing was written")).into());
         }
         Ok(targets)
     }

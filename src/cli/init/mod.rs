@@ -15,6 +15,8 @@ use jiff::Timestamp;
 use jobs::context::Format;
 use jobs::ingest_cur::BillSummary;
 use jobs::ingest_cur::export::Root;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use self::files::{Decided, Targets};
 use self::found::Listed;
@@ -22,7 +24,7 @@ use self::questions::{Questions, StripeUse, location, say};
 use super::checks::{Check, Checks, Verdict};
 use crate::config::{Config, DatabaseConfig, ExportConfig, FormatConfig};
 use crate::exit::{BadUsage, Exit};
-use crate::print;
+use crate::print::{self, OutputFormat};
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
@@ -59,6 +61,19 @@ pub(crate) struct Args {
     print: Option<account::Printed>,
     #[command(flatten)]
     names: account::Names,
+    /// Print as JSON; nobody is asked
+    #[arg(long, conflicts_with = "print")]
+    json: bool,
+}
+
+/// A first configuration that was written.
+#[derive(JsonSchema, Serialize)]
+pub(super) struct FirstConfig {
+    /// The files.
+    written: Vec<String>,
+    checks: Vec<Check>,
+    /// The commands that come next.
+    next: Vec<String>,
 }
 
 pub(crate) async fn run(args: Args, now: Timestamp) -> anyhow::Result<Exit> {
@@ -67,7 +82,7 @@ pub(crate) async fn run(args: Args, now: Timestamp) -> anyhow::Result<Exit> {
         return account::print(what, &account::Given { bucket, prefix, region, tag, names });
     }
     let targets = Targets::new(&args.output)?;
-    let mut questions = Questions::of_this_terminal();
+    let mut questions = Questions::of_this_terminal(OutputFormat::of(args.json));
     if questions.can_ask() {
         say(
             "An empty answer takes the value in brackets. Nothing is written before the end; Ctrl-C stops. No secret is \
@@ -113,14 +128,22 @@ pub(crate) async fn run(args: Args, now: Timestamp) -> anyhow::Result<Exit> {
     let before = checks.0.len();
     found::books(&config, &mut checks).await;
     found::stripe(&config, stripe, &mut checks).await;
-    show(&checks.0[before..]);
+    questions.show(&checks.0[before..]);
     let decided = decided(config, export, stripe, bill.as_ref());
     targets.write(&decided)?;
+    let worst = checks.0.iter().map(|check| check.verdict).max();
+    let done = if worst > Some(Verdict::Ok) { Exit::NeedsAttention } else { Exit::Ok };
+    let steps = next_steps(&targets, &decided, bill.is_some());
+    if args.json {
+        let written = [&targets.toml, &targets.env].map(|file| crate::visible::path(file)).into();
+        let next = steps.into_iter().map(|(command, _)| command).collect();
+        print::json(&FirstConfig { written, checks: checks.0, next })?;
+        return Ok(done);
+    }
     say("");
     say(&format!("Written: {}, and {} for secrets, which has none yet.", shown(&targets.toml), shown(&targets.env)));
-    next_steps(&targets, &decided, bill.is_some());
-    let worst = checks.0.iter().map(|check| check.verdict).max();
-    Ok(if worst > Some(Verdict::Ok) { Exit::NeedsAttention } else { Exit::Ok })
+    show_steps(&steps);
+    Ok(done)
 }
 
 fn shown(path: &std::path::Path) -> String {
@@ -206,7 +229,7 @@ async fn listed<R: BufRead>(
             }
             Err(error) => checks.wrong(what, format!("{error:#}"), &found::listing_remedy(error)),
         }
-        show(&checks.0[before..]);
+        questions.show(&checks.0[before..]);
         let is_there = found.as_ref().is_ok_and(|listed| !listed.roots.is_empty());
         if is_there || !questions.can_ask() {
             return Ok(found.ok());
@@ -275,7 +298,7 @@ async fn bill<R: BufRead>(
     loop {
         let before = checks.0.len();
         let found = found::bill(listed, root, config, now, checks).await?;
-        show(&checks.0[before..]);
+        questions.show(&checks.0[before..]);
         let untagged = |bill: &BillSummary| bill.notes.iter().any(|note| note.kind == NoteKind::Untagged);
         if !questions.can_ask() || !found.as_ref().is_some_and(untagged) {
             return Ok(found);
@@ -305,21 +328,8 @@ fn decided(config: Config, export: ExportConfig, stripe: StripeUse, bill: Option
     Decided { config, export, stripe, found, billed }
 }
 
-fn show(found: &[Check]) {
-    for Check { what, verdict, found, act } in found {
-        let (mark, word) = verdict.mark();
-        let lines = print::items::wrapped(&format!("{word}  {what}: {found}"), 0);
-        let mut lines = lines.iter();
-        lines.next().iter().for_each(|line| print::marked((mark, word), &line[word.len()..]));
-        lines.for_each(|line| print::out(line));
-        if !act.is_empty() {
-            print::items::wrapped(&format!("-> {act}"), 7).iter().for_each(|line| print::out(line));
-        }
-    }
-}
-
-/// Prints the commands that come next.
-fn next_steps(targets: &Targets, decided: &Decided, has_bill: bool) {
+/// The commands that come next, and why.
+fn next_steps(targets: &Targets, decided: &Decided, has_bill: bool) -> Vec<(String, &'static str)> {
     let mut steps: Vec<(String, &str)> = vec![];
     let mut step = |command: &str, why| steps.push((command.to_owned(), why));
     if targets.folder.as_os_str() != "." {
@@ -341,10 +351,14 @@ fn next_steps(targets: &Targets, decided: &Decided, has_bill: bool) {
         step("meter stripe setup", "after a plan: docs/stripe-setup.md");
     }
     step("meter work", "runs unattended: docs/deployment.md");
+    steps
+}
+
+fn show_steps(steps: &[(String, &str)]) {
     let short = |command: &&String| command.chars().count() <= LONGEST_COMMAND;
     let width = steps.iter().map(|(command, _)| command).filter(short).map(|c| c.chars().count()).max().unwrap_or(0);
     print::out("Next (docs/getting-started.md explains each):");
-    for (command, why) in &steps {
+    for (command, why) in steps {
         let line = if short(&command) { format!("  {command:width$}  {why}") } else { format!("  {command}") };
         print::out(&line);
     }

@@ -2,26 +2,44 @@
 
 use std::io::{self, BufRead, IsTerminal};
 
+use crate::cli::checks::Check;
 use crate::config::{Config, Location, TOKEN_VARIABLE, database_fault};
 use crate::exit::BadUsage;
-use crate::print;
+use crate::print::{self, OutputFormat};
 
 /// Asks on the terminal, where there is one.
 pub(super) struct Questions<R> {
     /// None when nobody can be asked.
     answers: Option<R>,
+    format: OutputFormat,
 }
 
 impl Questions<io::StdinLock<'static>> {
-    pub(super) fn of_this_terminal() -> Self {
+    /// Whoever wants JSON is not asked.
+    pub(super) fn of_this_terminal(format: OutputFormat) -> Self {
         let stdin = io::stdin();
-        Self { answers: stdin.is_terminal().then(|| stdin.lock()) }
+        let can_ask = format == OutputFormat::Text && stdin.is_terminal();
+        Self { answers: can_ask.then(|| stdin.lock()), format }
     }
 }
 
 impl<R: BufRead> Questions<R> {
     pub(super) fn can_ask(&self) -> bool {
         self.answers.is_some()
+    }
+
+    /// Shows what was found so far; JSON has it at the end.
+    pub(super) fn show(&self, found: &[Check]) {
+        for Check { what, verdict, found, act } in found.iter().filter(|_| self.format == OutputFormat::Text) {
+            let (mark, word) = verdict.mark();
+            let lines = print::items::wrapped(&format!("{word}  {what}: {found}"), 0);
+            let mut lines = lines.iter();
+            lines.next().iter().for_each(|line| print::marked((mark, word), &line[word.len()..]));
+            lines.for_each(|line| print::out(line));
+            if !act.is_empty() {
+                print::items::wrapped(&format!("-> {act}"), 7).iter().for_each(|line| print::out(line));
+            }
+        }
     }
 
     /// Asks until `read` takes the answer; an empty one stands for the default, if there is one.
@@ -112,11 +130,9 @@ pub(super) fn location(text: &str, prefix: Option<&str>) -> Result<String, Strin
 
 /// The name of an AWS region.
 pub(super) fn region(text: &str) -> Result<String, String> {
-    let is_name = text.len() > 4 && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-    if is_name && text.contains('-') {
-        return Ok(text.to_owned());
-    }
-    Err(format!("`{text}` is no AWS region; one looks like eu-central-1"))
+    let is_of_aws = text.trim_end_matches('-').contains('-');
+    let why = Config::region_fault(text, None).or((!is_of_aws).then(|| Config::no_region(text)));
+    why.map_or_else(|| Ok(text.to_owned()), Err)
 }
 
 /// A key of the customer tag that the rules take.
@@ -192,7 +208,7 @@ mod tests {
     }
 
     fn asked(answers: &str) -> Questions<&[u8]> {
-        Questions { answers: Some(answers.as_bytes()) }
+        Questions { answers: Some(answers.as_bytes()), format: OutputFormat::Text }
     }
 
     #[test]
@@ -212,7 +228,7 @@ mod tests {
         assert_eq!(settle(None).unwrap(), "us-west-2");
         let refused = settle(Some("here")).unwrap_err();
         assert!(refused.is::<BadUsage>() && refused.to_string().starts_with("--region: `here`"), "{refused}");
-        let mut nobody = Questions::<&[u8]> { answers: None };
+        let mut nobody = Questions::<&[u8]> { answers: None, format: OutputFormat::Text };
         assert_eq!(nobody.settle(("--region", None), "region", "eu-central-1", region).unwrap(), "eu-central-1");
     }
 }

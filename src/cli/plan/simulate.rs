@@ -13,7 +13,7 @@ use jobs::push_stripe::simulate::{Simulation, WantedSimulation, simulate};
 use crate::cli::known_customer;
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
-use crate::print::{self, simulation as tables};
+use crate::print::{self, WithUnits, simulation as tables};
 use crate::wiring::{self, Open};
 
 #[derive(Debug, ClapArgs)]
@@ -41,7 +41,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         known_customer::require(&books, customer).await?;
     }
     let plans = super::read(&args.file, config, "")?.plans;
-    if config.stripe.meters.is_empty() {
+    if config.stripe.meters.is_empty() && !args.json && !args.csv {
         print::out("nothing is billed: stripe.meters names no meter");
         return Ok(Exit::Ok);
     }
@@ -49,7 +49,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let begin = wanted.begin.clone();
     let found = tried(config, &books, (&args.file, wanted), now).await?;
     if args.json {
-        print::json(&found)?;
+        print::json(&WithUnits::new(&found, config))?;
     } else if args.csv {
         tables::csv(&found, &config.units())?;
     } else if args.customer.is_some() {

@@ -8,6 +8,7 @@ pub mod test_store;
 
 pub mod billing_fixture;
 mod bounded;
+pub mod schema;
 pub mod served;
 
 use std::collections::BTreeMap;
@@ -128,7 +129,11 @@ impl Workspace {
     pub fn run_with(&self, line: &str, variables: &[(&str, &str)]) -> Ran {
         let mut command = meter(self.folder.path());
         command.args(line.split_whitespace()).envs(variables.iter().copied());
-        output(&mut command).into()
+        let ran: Ran = output(&mut command).into();
+        if line.split_whitespace().any(|word| word == "--json") {
+            schema::require(line, &ran.json());
+        }
+        ran
     }
 
     /// Every row of a query, as text.
