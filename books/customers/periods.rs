@@ -115,10 +115,12 @@ pub fn changes(known: &KnownPeriods, now: i64) -> PeriodChanges {
     let used = known.first_usage.map(|day| i64::from(day.epoch()) * DAY);
     let oldest = [oldest, used].into_iter().flatten().min().unwrap_or(now);
     let billing = billing_period::first_start(&known.subscriptions, oldest);
-    let billing = billing_period::with_days(billing_period::spans(&known.subscriptions, billing, now));
+    let opened = known.turn.first().map_or(now, |t| t.start);
+    // the database opens TURN rows by its own clock, which may be in the next month already
+    let spans = billing_period::spans(&known.subscriptions, billing, now.max(opened));
+    let billing = billing_period::with_days(spans);
 
-    let oldest = known.turn.first().map_or(now, |t| t.start);
-    let from = known.turn_closed_until.unwrap_or_else(|| billing_period::first_start(&known.subscriptions, oldest));
+    let from = known.turn_closed_until.unwrap_or_else(|| billing_period::first_start(&known.subscriptions, opened));
     let turn = billing_period::spans(&known.subscriptions, from, now);
     let is_there = |span: &Span| known.turn.iter().any(|t| (t.start, t.end) == (span.start, span.end));
     let target = |start: i64| {

@@ -40,7 +40,9 @@ pub(crate) async fn run(args: UsageArgs, config: &Config, now: Timestamp) -> any
     }
     if usage.is_empty() {
         let customer = args.customer.map(|c| format!(" for customer `{c}`")).unwrap_or_default();
-        print::out(&format!("nothing is booked in {month}{customer}"));
+        let before = month.previous();
+        let hint = args.month.map_or_else(|| format!("; the month before: --month {before}"), |_| String::new());
+        print::out(&format!("nothing is booked in {month}{customer}{hint}"));
         return Ok(Exit::Ok);
     }
     let unit = |meter: &str| config.meters.iter().find(|m| m.name == meter).map_or("", |m| m.unit.as_str());

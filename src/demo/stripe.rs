@@ -57,7 +57,8 @@ pub(super) async fn bill(
     let mut chime: Vec<_> = usage.iter().filter(|u| u.known && u.meter == "chime_minutes").collect();
     chime.sort_by_key(|u| std::cmp::Reverse(u.quantity));
     let who: Vec<String> = chime.iter().take(SUBSCRIBERS).map(|u| u.customer.clone()).collect();
-    let stripe = FakeStripe::start(Options { key: KEY.into(), ..Options::default() }).await?;
+    let options = Options { key: KEY.into(), now: Some(now.as_second()), ..Options::default() };
+    let stripe = FakeStripe::start(options).await?;
     let mut config = config.clone();
     config.stripe.url = stripe.url();
     config.stripe.key = Secret::new(KEY);

@@ -10,7 +10,7 @@ use books::units::quantity::Quantity;
 use books::usage::cost::{BookedCost, CostColumn, cost_meter};
 use books::usage::ledger::Usage;
 use fake_aws::Spec;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use jobs::context::Context;
 use jobs::ingest_cur::{IngestCur, IngestOutcome, IngestReport};
 use jobs::job::{Job, Mode};
@@ -32,9 +32,12 @@ use crate::wiring::{self, Open};
 /// Places of the bill's customers that have no row, so that the tour shows what happens to their
 /// usage.
 const UNKNOWN: [usize; 2] = [3, 4];
+const FEWEST_DAYS: SignedDuration = SignedDuration::from_hours(3 * 24);
+const BEFORE_MONTH_END: SignedDuration = SignedDuration::from_hours(1);
 
 /// Runs the tour in a folder.
-pub(super) async fn run(folder: &Path, now: Timestamp) -> anyhow::Result<(Config, Exit)> {
+pub(super) async fn run(folder: &Path, clock: Timestamp) -> anyhow::Result<(Config, Exit)> {
+    let now = billed_at(clock)?;
     let month = Month::of(now);
     let bucket = folder.join("bucket");
     let config = config(folder);
@@ -47,7 +50,7 @@ pub(super) async fn run(folder: &Path, now: Timestamp) -> anyhow::Result<(Config
     let job = || IngestCur::new("demo", month);
     print::out("A made-up AWS bill becomes limits and invoices, with faults made on purpose.");
 
-    step(1, "AWS delivers the bill of the month so far, and meter books it");
+    step(1, &format!("AWS delivers the bill of {month} so far, and meter books it"));
     let export = fake_aws::write(&bucket, &spec)?;
     let is_known = |place: &usize| !UNKNOWN.contains(place);
     for (_, customer) in export.customers.iter().enumerate().filter(|(place, _)| is_known(place)) {
@@ -107,7 +110,8 @@ pub(super) async fn run(folder: &Path, now: Timestamp) -> anyhow::Result<(Config
     };
     let invoice = stripe::bill(&context, &config, now, restate).await?;
 
-    meeting::block(&context, now).await?;
+    meeting::block(&context, clock).await?;
+    roll_periods::roll(&context.books, clock, Mode::Write).await?;
 
     step(15, "The proof: the books are audited");
     let audit = context.books.verify().await?;
@@ -132,6 +136,14 @@ pub(super) async fn run(folder: &Path, now: Timestamp) -> anyhow::Result<(Config
     print::out("");
     result(&format!("{who} pays {}. AWS charges {} for what {who} used.", paid(&invoice), usd(cost)));
     Ok((config, print::audit::exit(&audit)))
+}
+
+/// When the bill is read: now, or at the end of the last month while this one has too few past
+/// days to restate and to compare with reports.
+fn billed_at(clock: Timestamp) -> anyhow::Result<Timestamp> {
+    let began = Month::of(clock).previous().last_day().end();
+    let is_enough = began.checked_add(FEWEST_DAYS)? <= clock;
+    Ok(if is_enough { clock } else { began.checked_sub(BEFORE_MONTH_END)? })
 }
 
 fn config(folder: &Path) -> Config {
