@@ -469,3 +469,25 @@ const SHOW_CURRENT: &str = "UPDATE customers SET periods_until = j.value ->> 2, 
     turn_allocations_used = coalesce((SELECT used FROM turn_periods t WHERE t.customer = customers.id \
                                       AND t.starts_at = j.value ->> 1), 0) \
     FROM json_each(?1) j WHERE customers.id = j.value ->> 0";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn billing_periods_reach_as_far_as_turn_rows_of_a_clock_that_is_ahead() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap().as_second();
+        let starts = ["2026-12-01T00:00:00Z", "2027-01-01T00:00:00Z", "2027-02-01T00:00:00Z", "2027-03-01T00:00:00Z"];
+        let open =
+            |ends: &[&str]| OpenTurn { start: at(ends[0]), end: at(ends[1]), used: 0, refused: 0, allowed_until: None };
+        let turn = starts.windows(2).map(open).collect();
+        let known = KnownPeriods { plan: Some("free".into()), turn, ..KnownPeriods::default() };
+        for now in ["2026-11-30T23:59:58Z", "2026-12-01T00:00:00Z", "2026-12-31T23:59:59Z"] {
+            let changes = changes(&known, at(now));
+            for row in &known.turn {
+                assert!(changes.billing.iter().any(|p| p.span.end == row.end), "{now}: {} has no period", row.end);
+            }
+            assert!(changes.merged.is_empty(), "{now}");
+        }
+    }
+}

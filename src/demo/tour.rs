@@ -333,3 +333,21 @@ async fn plan(context: &Context, month: Month, now: Timestamp) -> anyhow::Result
 async fn ledger_entries(context: &Context) -> anyhow::Result<i64> {
     Ok(context.books.versions(None).await?.iter().map(|v| v.entries).sum())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bill_of_few_days_is_left_for_that_of_the_last_month() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        for (clock, billed) in [
+            ("2026-12-01T00:00:00Z", "2026-11-30T23:00:00Z"),
+            ("2026-12-03T23:59:59Z", "2026-11-30T23:00:00Z"),
+            ("2026-12-04T00:00:00Z", "2026-12-04T00:00:00Z"),
+            ("2027-01-01T05:00:00Z", "2026-12-31T23:00:00Z"),
+        ] {
+            assert_eq!(billed_at(at(clock)).unwrap(), at(billed), "{clock}");
+        }
+    }
+}

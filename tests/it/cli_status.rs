@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::served::{Served, demo, free_port};
+use crate::support::served::{Served, billed_month, demo, free_port};
 use crate::support::{Ran, Workspace, meter, query};
 use meter::config::Config;
 use testkit::needs::{python, tool};
@@ -119,12 +119,14 @@ fn doctor_names_what_is_wrong_and_what_to_do() {
 #[test]
 fn a_report_is_a_whole_document() {
     let (_folder, kept) = demo();
-    run(&kept, "report --html all.html", &[]).ends(0).says(&["all.html written: 3 meter(s)"]);
+    let month = billed_month(&kept.join("meter.db"));
+    let says = ["all.html written: 3 meter(s)"];
+    run(&kept, &format!("report --month {month} --html all.html"), &[]).ends(0).says(&says);
     let all = std::fs::read_to_string(kept.join("all.html")).unwrap();
     let who = "SELECT customer FROM booked_usage WHERE customer <> '' AND meter = 'chime_minutes' GROUP BY 1 ORDER BY sum(quantity) DESC LIMIT 1";
     let who = query(&kept.join("meter.db"), who).remove(0);
     assert!(all.contains(&who) && all.contains("<svg") && !all.contains("<script"), "{} bytes", all.len());
-    run(&kept, &format!("report {who} --html one.html"), &[]).ends(0);
+    run(&kept, &format!("report {who} --month {month} --html one.html"), &[]).ends(0);
     let one = std::fs::read_to_string(kept.join("one.html")).unwrap();
     let used = format!(
         "SELECT rtrim(rtrim(printf('%.10f', sum(quantity) / 1e10), '0'), '.') FROM booked_usage WHERE customer = '{who}' AND meter = 'chime_minutes'"

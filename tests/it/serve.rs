@@ -156,8 +156,8 @@ fn a_scrape_shows_the_demo() {
         value("meter_customers{status=\"active\"}"),
         ask("SELECT count(*) FROM customers WHERE status = 'active'")
     );
-    let used =
-        "SELECT printf('%.1f', sum(quantity) / 1e10) FROM booked_usage WHERE meter = 'chime_minutes' AND customer ";
+    let used = "SELECT printf('%.1f', coalesce(sum(quantity), 0) / 1e10) FROM booked_usage \
+                WHERE meter = 'chime_minutes' AND day >= strftime('%Y-%m-01', 'now') AND customer ";
     for (attribution, condition) in [("attributed", "<> ''"), ("unattributed", "= ''")] {
         let series = format!("meter_usage_month_units{{attribution=\"{attribution}\",meter=\"chime_minutes\"}}");
         let (shown, booked): (f64, f64) =

@@ -1,5 +1,6 @@
 //! Stories through the binary: what a person types, reads and gets back.
 
+use crate::support::served::billed_month;
 use crate::support::{LEDGER, Workspace, meter};
 
 const OCTOBER: &str = "--month 2026-10";
@@ -106,10 +107,11 @@ fn a_kept_demo_can_be_looked_around_in() {
     let place = Workspace::new();
     place.run("demo --keep here").ends(0).says(&["meter --config here/meter.toml work ", "http://127.0.0.1:9464/"]);
     place.run("demo --keep here").ends(2).says(&["is not empty"]);
-    place.run("--config here/meter.toml usage").ends(0).says(&["chime_minutes", "total"]);
+    let month = billed_month(&place.path("here/meter.db"));
+    place.run(&format!("--config here/meter.toml usage --month {month}")).ends(0).says(&["chime_minutes", "total"]);
     place.run("--config here/meter.toml versions").ends(0).says(&["current"]);
     place
-        .run("--config here/meter.toml discover")
+        .run(&format!("--config here/meter.toml discover --month {month}"))
         .ends(0)
         .says(&["USE1-VoiceConnector-OutboundMinutes", "- (unrecognised)"]);
     place.run("--config here/meter.toml verify").ends(0).says(&["ok "]);

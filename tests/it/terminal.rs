@@ -6,7 +6,7 @@ use std::process::Command;
 
 use testkit::needs::tool;
 
-use crate::support::served::demo;
+use crate::support::served::{billed_month, demo};
 use crate::support::{Ran, Workspace, meter, output};
 
 /// Commands that print tables, lists and sentences. `{customer}` is one of the demo's.
@@ -162,11 +162,12 @@ fn a_pager_shows_what_is_read() {
         return;
     }
     let (_folder, kept) = demo();
-    let seen = in_terminal(&kept, "usage", 80, &[("PAGER", "sed s/^/paged:/")]);
+    let usage = format!("usage --month {}", billed_month(&kept.join("meter.db")));
+    let seen = in_terminal(&kept, &usage, 80, &[("PAGER", "sed s/^/paged:/")]);
     assert!(seen.lines().count() > 3 && seen.lines().all(|line| line.starts_with("paged:")), "{seen}");
-    let seen = in_terminal(&kept, "usage", 80, &[("PAGER", "head -n 1")]);
+    let seen = in_terminal(&kept, &usage, 80, &[("PAGER", "head -n 1")]);
     assert_eq!(seen.lines().count(), 1, "{seen}");
-    let seen = in_terminal(&kept, "usage", 80, &[("PAGER", "no-such-pager")]);
+    let seen = in_terminal(&kept, &usage, 80, &[("PAGER", "no-such-pager")]);
     assert!(seen.lines().count() > 3, "{seen}");
     let seen = in_terminal(&kept, "migrate", 80, &[("PAGER", "sed s/^/paged:/")]);
     assert!(!seen.contains("paged:"), "{seen}");

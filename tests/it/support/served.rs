@@ -51,6 +51,11 @@ pub fn demo() -> (TempDir, PathBuf) {
     (folder, kept)
 }
 
+/// The month of the demo's bill: the last one in the first days of a month.
+pub fn billed_month(books: &Path) -> String {
+    super::query(books, "SELECT substr(max(day), 1, 7) FROM booked_usage").remove(0)
+}
+
 /// A running worker, which does not outlive its test.
 pub struct Served {
     child: Option<Child>,
