@@ -128,6 +128,10 @@ impl Day {
         self.0
     }
 
+    pub fn start(self) -> Timestamp {
+        instant(i64::from(self.0) * 86_400)
+    }
+
     /// The first instant after it.
     pub fn end(self) -> Timestamp {
         instant((i64::from(self.0) + 1) * 86_400)

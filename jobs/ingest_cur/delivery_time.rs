@@ -17,7 +17,7 @@ pub(super) fn is_future(delivered_at: Timestamp, now: Timestamp) -> bool {
 
 /// Why a bill of `month` cannot have been delivered at this time; none when it can.
 pub(super) fn impossible(delivered_at: Timestamp, month: Month, now: Timestamp) -> Option<String> {
-    if delivered_at < month.previous().last_day().end() {
+    if delivered_at < month.first_day().start() {
         return Some(format!("{month} had not begun then"));
     }
     is_future(delivered_at, now).then(|| format!("it is {} now", now.strftime("%Y-%m-%d %H:%M UTC")))

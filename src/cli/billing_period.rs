@@ -27,11 +27,11 @@ impl FromStr for BillingPeriod {
 impl BillingPeriod {
     /// When the periods begin, in seconds since 1970.
     pub(crate) fn starts(self) -> Range<i64> {
-        let start = |day: Day| i64::from(day.epoch()) * 86_400;
-        match self {
-            Self::Month(month) => start(month.first_day())..month.last_day().end().as_second(),
-            Self::Day(day) => start(day)..day.end().as_second(),
-        }
+        let (first, last) = match self {
+            Self::Month(month) => (month.first_day(), month.last_day()),
+            Self::Day(day) => (day, day),
+        };
+        first.start().as_second()..last.end().as_second()
     }
 }
 

@@ -52,7 +52,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
             reconcile(&context, now, Some(customer.clone())).await.map_err(|f| failure::error(&f))?;
         }
     }
-    let second = |month: Month| month.previous().last_day().end().as_second();
+    let second = |month: Month| month.first_day().start().as_second();
     if let (true, Some(customer)) = (args.acknowledge, &args.customer) {
         // without --month every period of the customer
         let periods = args.month.map_or(i64::MIN..i64::MAX, |month| second(month)..second(month.next()));

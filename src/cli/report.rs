@@ -130,7 +130,7 @@ async fn report(
 /// it.
 async fn notes(books: &Database, customer: &str, meter: &str, month: Month) -> anyhow::Result<Vec<String>> {
     let all = books.entitlements(Some(customer.to_owned())).await?;
-    let (begins, ends) = (month.previous().last_day().end(), month.last_day().end());
+    let (begins, ends) = (month.first_day().start(), month.last_day().end());
     let current = |e: &Entitlement| e.meter == meter && e.period_start < ends && e.period_end > begins;
     let Some(e) = all.into_iter().find(current) else { return Ok(vec![]) };
     let limit = e.effective_limit.map_or("without a limit".to_owned(), |l| format!("up to {}", print::quantity(l)));

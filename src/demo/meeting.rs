@@ -28,7 +28,7 @@ const AGO: SignedDuration = SignedDuration::from_secs(60);
 
 /// When the meeting began: in the month of `now`.
 pub(super) fn began(now: Timestamp) -> anyhow::Result<Timestamp> {
-    Ok(now.checked_sub(AGO)?.max(Month::of(now).previous().last_day().end()))
+    Ok(now.checked_sub(AGO)?.max(Month::of(now).first_day().start()))
 }
 
 pub(super) async fn block(context: &Context, now: Timestamp) -> anyhow::Result<()> {

@@ -1,12 +1,13 @@
 //! The steps of the demo: a heading, what is wrong on purpose, and the result.
 
 use books::units::quantity::Quantity;
-use rust_decimal::Decimal;
 
 use crate::format::two_decimals;
 use crate::print;
 
 pub(super) const MINUTES: &str = "chime_minutes";
+/// Of a minute, in USD.
+pub(super) const PRICE: &str = "0.01";
 
 pub(super) fn step(number: u8, title: &str) {
     print::out("");
@@ -31,5 +32,5 @@ pub(super) fn usd(amount: Quantity) -> String {
 
 /// What minutes cost at the price of the demo's plan.
 pub(super) fn at_price(minutes: Quantity) -> anyhow::Result<Quantity> {
-    Ok(minutes.times(Decimal::new(1, 2))?.0)
+    Ok(minutes.times(PRICE.parse()?)?.0)
 }

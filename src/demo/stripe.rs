@@ -21,7 +21,7 @@ use jobs::roll_periods::roll;
 use jobs::sync_stripe::{SyncScope, sync};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::step::{at_price, on_purpose, result, step, usd};
+use super::step::{PRICE, at_price, on_purpose, result, step, usd};
 use crate::config::{Config, Secret, StripeMeterConfig};
 use crate::exit::Exit;
 use crate::format::{change, money, two_decimals};
@@ -35,8 +35,6 @@ const EVENT: &str = "demo_chime_milliminutes";
 const SUBSCRIBERS: usize = 3;
 /// Stripe counts thousandths of a minute.
 const PER_UNIT: i64 = 1000;
-/// Of a minute, in USD.
-const PRICE: &str = "0.01";
 
 /// The meter in Stripe of the demo's meter.
 pub(super) fn meters() -> BTreeMap<String, StripeMeterConfig> {
@@ -159,7 +157,7 @@ async fn compared(
     now: Timestamp,
 ) -> anyhow::Result<Bills> {
     print::out("$ meter reconcile");
-    let start = month.previous().last_day().end().as_second();
+    let start = month.first_day().start().as_second();
     let (mut rows, mut agree) = (vec![], true);
     for customer in who {
         reconcile(context, now, Some(customer.clone())).await.map_err(|f| anyhow!("{:#}", f.error()))?;
@@ -230,8 +228,7 @@ pub(super) async fn serve(listen: SocketAddr) -> anyhow::Result<Exit> {
 
 /// Sets up the account, and subscribes customers.
 async fn account(stripe: &FakeStripe, context: &Context, who: &[String], month: Month) -> anyhow::Result<()> {
-    let first = month.first_day();
-    let began = first.end().as_second() - 86_400;
+    let began = month.first_day().start().as_second();
     {
         let mut world = stripe.world();
         world.add_meter(EVENT);

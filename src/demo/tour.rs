@@ -18,7 +18,7 @@ use jobs::push_stripe::bill::Bills;
 use jobs::roll_periods;
 
 use super::generate::{share_bucket, spec_of, write_reports};
-use super::step::{MINUTES, on_purpose, result, step, usd};
+use super::step::{MINUTES, PRICE, on_purpose, result, step, usd};
 use super::{budget, meeting, shared, stripe};
 use crate::config::{Config, CostMeterConfig, DatabaseConfig, ExportConfig, FormatConfig, StripeConfig};
 use crate::exit::Exit;
@@ -50,7 +50,7 @@ pub(super) async fn run(folder: &Path, clock: Timestamp) -> anyhow::Result<(Conf
     let job = || IngestCur::new("demo", month);
     print::out("A made-up AWS bill becomes limits and invoices, with faults made on purpose.");
 
-    step(1, &format!("AWS delivers the bill of {month} so far, and meter books it"));
+    step(1, &format!("AWS delivers the bill of {month}, and meter books it"));
     let export = fake_aws::write(&bucket, &spec)?;
     let is_known = |place: &usize| !UNKNOWN.contains(place);
     for (_, customer) in export.customers.iter().enumerate().filter(|(place, _)| is_known(place)) {
@@ -141,7 +141,7 @@ pub(super) async fn run(folder: &Path, clock: Timestamp) -> anyhow::Result<(Conf
 /// When the bill is read: now, or at the end of the last month while this one has too few past
 /// days to restate and to compare with reports.
 fn billed_at(clock: Timestamp) -> anyhow::Result<Timestamp> {
-    let began = Month::of(clock).previous().last_day().end();
+    let began = Month::of(clock).first_day().start();
     let is_enough = began.checked_add(FEWEST_DAYS)? <= clock;
     Ok(if is_enough { clock } else { began.checked_sub(BEFORE_MONTH_END)? })
 }
@@ -311,11 +311,11 @@ async fn plan(context: &Context, month: Month, now: Timestamp) -> anyhow::Result
     let toml = format!(
         "[[plans]]\nname = \"demo\"\ncurrency = \"USD\"\neffective_from = \"2020-01-01T00:00:00Z\"\n\
          [plans.meters]\nturn_allocations = {{ included = \"3\" }}\n\
-         chime_minutes = {{ included = \"{half}\", price = \"0.01\", report = \"overage\" }}\n\
+         chime_minutes = {{ included = \"{half}\", price = \"{PRICE}\", report = \"overage\" }}\n\
          storage_gb = {{ included = \"5\" }}\ntransfer_gb = {{ included = \"100\" }}\n"
     );
     let rows = [
-        [MINUTES, &print::quantity(half), "0.01 USD a minute"],
+        [MINUTES, &print::quantity(half), &format!("{PRICE} USD a minute")],
         ["storage_gb", "5", "not for sale"],
         ["transfer_gb", "100", "not for sale"],
         ["turn_allocations", "3", "not for sale"],
